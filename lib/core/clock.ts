@@ -1,0 +1,30 @@
+// Time, injected. Cores get `now` as an argument; only drivers hold a Clock.
+
+/** Microseconds on a clock that never goes back; the zero point is arbitrary. */
+export type Micros = number & { readonly __micros?: never };
+
+export interface Timer {
+  cancel(): void;
+}
+
+export interface Clock {
+  now(): Micros;
+  /** Calls `fn` once, not before `at`. Never keeps the process alive by itself. */
+  at(at: Micros, fn: () => void): Timer;
+}
+
+export const NEVER: Micros = Number.POSITIVE_INFINITY;
+export const MS = 1_000;
+export const SECOND = 1_000_000;
+
+/** The real clock. */
+export const systemClock: Clock = {
+  now: () => performance.now() * 1_000,
+  at(at, fn) {
+    const delay = Math.max(0, Math.ceil((at - performance.now() * 1_000) / 1_000));
+    // setTimeout fires at once above 2^31-1 ms; the caller re-arms on a spurious wake-up.
+    const handle = setTimeout(fn, Math.min(delay, 0x7fffffff));
+    handle.unref();
+    return { cancel: () => clearTimeout(handle) };
+  },
+};

@@ -1,0 +1,63 @@
+// The one error family (DESIGN: failures are data) and THE table of codes; docs/errors.md is generated from it.
+
+/** Every code with the sentence that tells a user what it means and what to do. */
+export const ERROR_CODES = {
+  ERR_INTERNAL: 'A bug in KubeBus: please report it with the stack.',
+  ERR_CLOSED: 'The object was closed before or during the call.',
+  ERR_INVALID_ARGUMENT: 'An argument or option has a value that is not allowed; the message names it.',
+  ERR_ABORTED: 'The caller aborted the operation through its AbortSignal.',
+} as const satisfies Record<string, string>;
+
+export type ErrorCode = keyof typeof ERROR_CODES | L2ErrorCode | L3ErrorCode;
+
+/** Codes of links; also the `code` of a goodbye, so both sides show the same reason. */
+export const L2_ERROR_CODES = {
+  ERR_FRAME_TOO_LONG: 'The peer announced a frame longer than allowed.',
+  ERR_FRAME_UNKNOWN_CRITICAL: 'The peer sent a critical frame type that this version does not know: upgrade one side.',
+  ERR_FRAME_MALFORMED: 'The peer sent bytes that are not a frame of this protocol.',
+  ERR_HELLO_TIMEOUT: 'The peer did not finish the handshake in time.',
+  ERR_HELLO_MALFORMED: 'The hello of the peer cannot be decoded or lacks a required field.',
+  ERR_VERSION: 'The peers have no protocol version in common: upgrade one side.',
+  ERR_IDENTITY_MISMATCH: 'The hello names another tenant or node than the certificate.',
+  ERR_TENANT_UNKNOWN: 'The cloud does not serve this tenant.',
+  ERR_DUPLICATE_NODE: 'A node with the same tenant and name is connected and alive.',
+  ERR_CERTIFICATE: 'The certificate of the peer is missing, expired, not yet valid, or not signed by the expected CA.',
+  ERR_TOO_MANY_CONNECTIONS: 'The limit of connections (per peer or in all) or of handshakes in progress is reached.',
+  ERR_PEER_DEAD: 'Nothing was heard from the peer for the dead-peer time.',
+  ERR_PEER_STALLED: 'The peer stopped reading, or stopped in the middle of a frame, for longer than allowed.',
+  ERR_PEER_GOODBYE: 'The peer closed the link in order (it stops or restarts).',
+  ERR_CONNECT: 'The transport could not connect; `cause` has the error of the system.',
+  ERR_TRANSPORT: 'The transport broke; `cause` has the error of the system.',
+} as const satisfies Record<string, string>;
+export type L2ErrorCode = keyof typeof L2_ERROR_CODES;
+
+/** Codes of routing, addresses and devices. */
+export const L3_ERROR_CODES = {
+  ERR_ADDRESS: 'Not an IP address or prefix.',
+  ERR_POOL_EXHAUSTED: "The tenant's edge pool has no free address left: enlarge the pool.",
+  ERR_ROUTE_OVERLAP: 'The prefix overlaps one that another node of the tenant originates.',
+  ERR_ROUTE_NOT_ALLOWED: "The prefix is not among those that the node's certificate or configuration allows.",
+  ERR_ROUTE_LIMIT: 'The limit of routes per node or tenant is reached.',
+  ERR_TUN_UNAVAILABLE: 'The TUN addon is not there: no prebuilt binary fits and it could not be compiled at install.',
+  ERR_TUN_PERMISSION: 'CAP_NET_ADMIN or access to /dev/net/tun is missing.',
+  ERR_TUN: 'The TUN device failed; `cause` has the error of the system.',
+  ERR_STATE: 'The state on disk cannot be read or written.',
+} as const satisfies Record<string, string>;
+export type L3ErrorCode = keyof typeof L3_ERROR_CODES;
+
+/** Who caused it: this process, or the other end. */
+export type ErrorSide = 'local' | 'remote';
+
+export class KubeBusError extends Error {
+  override readonly name = 'KubeBusError';
+  readonly side: ErrorSide;
+
+  constructor(
+    readonly code: ErrorCode,
+    message: string,
+    options: { side?: ErrorSide; cause?: unknown } = {},
+  ) {
+    super(message, 'cause' in options ? { cause: options.cause } : undefined);
+    this.side = options.side ?? 'local';
+  }
+}

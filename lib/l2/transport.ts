@@ -1,0 +1,71 @@
+// The seam down: what L2 needs of a transport. A transport moves bytes and says who the other end is; framing,
+// keepalive, limits and identity checks stand above it. How to write one: transports/README.md.
+
+import type { Slab } from '../core/index.js';
+
+/** Who the other end is, as the transport has proved it (from its certificate), or claims it where `insecure`. */
+export interface PeerIdentity {
+  readonly tenant: string;
+  readonly node: string;
+  /** CIDR prefixes that the certificate lets the node originate besides its own address. */
+  readonly prefixes: readonly string[];
+  /** False: nothing was proved (memory, or the explicit `insecure` option) and the hello alone names the peer. */
+  readonly authenticated: boolean;
+  /** Milliseconds since the epoch at which the credential ends; Infinity where there is none. */
+  readonly expires: number;
+}
+
+/** What a stream tells its user. Calls come one at a time and never from inside a call of `write`. */
+export interface StreamHandler {
+  /**
+   * Where the next received bytes are to be put: room of at least 1 byte (best 64 KiB or more). Asked before every read; the bytes
+   * are then reported by `onData(n)`. So bytes land where they are parsed, and nobody allocates per read.
+   */
+  room(): Uint8Array;
+  onData(length: number): void;
+  /** All writes so far have been taken by the operating system; comes only after `write` returned false. */
+  onDrain(): void;
+  /** The stream is over, exactly once; `error` when it did not end in order. */
+  onClose(error?: Error): void;
+}
+
+/** A connected, authenticated, reliable, ordered stream of bytes. */
+export interface ByteStream {
+  readonly identity: PeerIdentity;
+  /** For logs: `tls://10.0.0.1:7443`. */
+  readonly remote: string;
+  /** Starts delivery. Called once. */
+  open(handler: StreamHandler): void;
+  /**
+   * Writes slab.bytes[start, end). The stream retains the slab while it needs the bytes. Returns false when more than
+   * the transport's high-water mark is waiting: then stop and wait for `onDrain` (nothing is lost if you do not).
+   */
+  write(slab: Slab, start: number, end: number): boolean;
+  /** Bytes taken by `write` that the operating system has not taken yet. */
+  readonly pending: number;
+  pause(): void;
+  resume(): void;
+  /** Sends what is pending, then ends; `destroy` drops it. `onClose` follows either. */
+  end(): void;
+  destroy(error?: Error): void;
+}
+
+/** Accepts streams. Handshakes in progress are bounded and timed by the listener (options of each transport). */
+export interface Listener {
+  /** `tls://127.0.0.1:7443`: what a dialer is to be given. */
+  readonly address: string;
+  close(): Promise<void>;
+}
+
+export interface AcceptHandler {
+  onStream(stream: ByteStream): void;
+  /** A connection that was refused before it became a stream (bad certificate, too many, too slow): for counters and logs. */
+  onRefused(code: string, message: string, remote: string): void;
+}
+
+export interface Transport {
+  readonly name: string;
+  listen(handler: AcceptHandler): Promise<Listener>;
+  /** One attempt; rejects with ERR_CONNECT or ERR_CERTIFICATE. */
+  dial(address: string, signal: AbortSignal): Promise<ByteStream>;
+}
