@@ -1,0 +1,13 @@
+// L3: IP packets between links. For users and for the layers above; everything else in this folder is internal.
+//
+//   Router > Vrf (one per tenant) > Port (link, host, or this process)      router.ts, vrf.ts, port.ts
+//   RouteTable                                                               route-table.ts
+//   IpEndpoint: IP for this process (L4 stands on it)                        endpoint.ts
+//   CloudControl, NodeControl: addresses and routes between cloud and nodes  cloud-control.ts, node-control.ts
+//   TunDevice, netconfig: the host's kernel                                  tun.ts, netconfig.ts
+
+export * from './address.js';
+export * from './control.js';
+export type * from './endpoint.js';
+export type * from './port.js';
+export * from './route.js';
