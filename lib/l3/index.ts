@@ -11,3 +11,4 @@ export * from './control.js';
 export type * from './endpoint.js';
 export type * from './port.js';
 export * from './route.js';
+export * from './route-table.js';
