@@ -8,7 +8,12 @@
 
 export * from './address.js';
 export * from './control.js';
+export type { CounterName, Counters } from './counters.js';
 export type * from './endpoint.js';
+export { completeChecksum, MAX_SEGMENTS, offloadHeaders, Segmenter, wireLength } from './offload.js';
 export type * from './port.js';
 export * from './route.js';
 export * from './route-table.js';
+export * from './router.js';
+export type { IcmpListener, Vrf, VrfLimits } from './vrf.js';
+export { DEFAULT_VRF_LIMITS } from './vrf.js';
