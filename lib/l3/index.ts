@@ -7,6 +7,7 @@
 //   TunDevice, netconfig: the host's kernel                                  tun.ts, netconfig.ts
 
 export * from './address.js';
+export * from './address-pool.js';
 export * from './control.js';
 export type { CounterName, Counters } from './counters.js';
 export type * from './endpoint.js';
@@ -15,5 +16,6 @@ export type * from './port.js';
 export * from './route.js';
 export * from './route-table.js';
 export * from './router.js';
+export { StateFile, type StateFileOptions } from './state-file.js';
 export type { IcmpListener, Vrf, VrfLimits } from './vrf.js';
 export { DEFAULT_VRF_LIMITS } from './vrf.js';
