@@ -1,8 +1,6 @@
 // What a congestion controller is: named events in, a window out. It owns cwnd and ssthresh; nobody else writes them.
 
 import type { Micros } from '../../core/index.js';
-import { Cubic } from './cubic.js';
-import { Reno } from './reno.js';
 
 export interface CongestionController {
   readonly name: string;
@@ -26,8 +24,4 @@ export interface CongestionController {
   /** Nothing was sent for an RTO: restart from the initial window (RFC 5681 §4.1). */
   onIdle(initialWindow: number): void;
   setMss(mss: number): void;
-}
-
-export function createController(kind: 'cubic' | 'reno', initialWindow: number, mss: number, paced: boolean): CongestionController {
-  return kind === 'reno' ? new Reno(initialWindow, mss) : new Cubic(initialWindow, mss, paced);
 }

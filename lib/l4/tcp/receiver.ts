@@ -164,7 +164,9 @@ export class Receiver {
     if (this.finTaken) return false;
     const gain = seqDiff(this.nextRight(), this.right);
     if (gain <= 0) return false;
-    return this.windowWasClosed ? gain >= Math.min(this.limit / 2, this.peerMss) : gain >= Math.max(2 * this.peerMss, this.limit >> 3);
+    return this.windowWasClosed
+      ? gain >= Math.min(this.limit / 2, this.peerMss)
+      : gain >= Math.max(2 * this.peerMss, this.limit >> 3);
   }
 
   /** Where the right edge would be now, in steps that avoid the silly window syndrome. */

@@ -142,7 +142,8 @@ export class Scoreboard {
     while (this.head < this.tail && seqLe(this.ends[this.head]!, ack)) {
       const j = this.head;
       this.forget(j, this.bytes(j));
-      if (!(this.marks[j]! & Mark.sacked)) listener.onDelivered(this.ends[j]!, this.bytes(j), this.times[j]!, this.marks[j]!);
+      if (!(this.marks[j]! & Mark.sacked))
+        listener.onDelivered(this.ends[j]!, this.bytes(j), this.times[j]!, this.marks[j]!);
       this.head++;
     }
     if (this.head === this.tail) {
@@ -176,7 +177,8 @@ export class Scoreboard {
     for (let b = from; b < count; b++) {
       const start = blocks[2 * b]!;
       const end = blocks[2 * b + 1]!;
-      if (!seqLt(start, end) || seqGt(end, this.ends[this.tail - 1]!) || seqLt(start, this.starts[this.head]!)) continue;
+      if (!seqLt(start, end) || seqGt(end, this.ends[this.tail - 1]!) || seqLt(start, this.starts[this.head]!))
+        continue;
       this.sackFresh(start, end, mss, listener);
     }
     this.seen.length = 0;

@@ -48,6 +48,11 @@ export class TimeWait {
     return 'stay';
   }
 
+  /** The FIN that led here has to be acknowledged. */
+  requestAck(): void {
+    this.ackDue = true;
+  }
+
   /** Where a new connection on this four-tuple has to start above. */
   get nextSequence(): Seq {
     return this.sndNxt;

@@ -1,0 +1,809 @@
+// One TCP connection: RFC 9293. It only composes; each mechanism has a file beside this one, and the surface (with the four
+// kinds of method, and in which order a driver calls them) is described in surface.ts. Read that first, then §3.10 of the RFC.
+
+import { type Micros, NEVER } from '../../core/index.js';
+import type { PacketWriter } from '../wire/packet-writer.js';
+import { TcpFlag, type TcpSegment } from '../wire/tcp.js';
+import { beginTcp, finishTcp, TcpFields } from '../wire/tcp-emit.js';
+import { ChallengeLimiter, isAcceptable, judgeRst, mayLoop } from './acceptability.js';
+import { Closing } from './close.js';
+import { createController } from './controllers.js';
+import { Handshake } from './handshake.js';
+import { KeepAlive } from './keepalive.js';
+import { PathMtu } from './mtu.js';
+import { Persist } from './persist.js';
+import { Receiver } from './receiver.js';
+import { type Plan, Sender } from './sender.js';
+import { type Seq, seqAdd, seqDiff } from './seq.js';
+import { canTransmit, hasPeerFin, isSynchronized, StateMachine, type TcpState } from './state.js';
+import type { TcpSurface } from './surface.js';
+import { TimeWait } from './time-wait.js';
+import { Timer, Timers } from './timers.js';
+import { Timestamps } from './timestamps.js';
+import {
+  type CookieState,
+  type IcmpKind,
+  type TcpConfig,
+  TcpEvent,
+  type TcpOptions,
+  type TcpReason,
+  type TcpStats,
+} from './types.js';
+import { Urgent } from './urgent.js';
+
+/** Filled and emptied within one call; packets are written one at a time. */
+const fields = new TcpFields();
+
+export class TcpConnection implements TcpSurface {
+  private readonly machine = new StateMachine();
+  private readonly timers = new Timers();
+  private readonly handshake: Handshake;
+  private readonly ts: Timestamps;
+  private readonly sender: Sender;
+  private readonly receiver: Receiver;
+  private readonly closing = new Closing();
+  private readonly mtu: PathMtu;
+  private readonly urgent = new Urgent();
+  private readonly iss: Seq;
+  private options: TcpOptions;
+  private keep: KeepAlive | null = null;
+  private persist: Persist | null = null;
+  private limiter: ChallengeLimiter | null = null;
+  private timeWait: TimeWait | null = null;
+  private timeWaitTaken = false;
+  private offload: boolean;
+  private events = 0;
+  private wantsWritable = false;
+  /** What the next poll has to send besides data and acknowledgements. */
+  private synDue = false;
+  private resetDue = false;
+  private probeDue: 'none' | 'tail' | 'window' = 'none';
+  private failure: TcpReason = 'none';
+  private soft: TcpReason = 'none';
+  private readonly counters = {
+    sent: 0,
+    received: 0,
+    bytesSent: 0,
+    bytesReceived: 0,
+    timeouts: 0,
+    dropped: 0,
+    challenges: 0,
+  };
+
+  private constructor(readonly config: TcpConfig) {
+    const { options } = config;
+    const v6 = config.localAddress.length === 16;
+    this.options = options as TcpOptions;
+    this.iss = config.iss | 0;
+    this.offload = config.offload;
+    this.mtu = new PathMtu(config.mtu, v6);
+    this.ts = new Timestamps(config.tsOffset | 0);
+    this.handshake = new Handshake(this.options, v6);
+    const mss = Math.min(options.mss, config.mtu - this.headers);
+    this.sender = new Sender(
+      this.iss,
+      createController(options.congestion, options.initialWindow * mss, mss, options.pacing),
+      this.ts,
+      this.options,
+    );
+    this.receiver = new Receiver(
+      Math.min(options.receiveBuffer, options.maxReceiveBuffer),
+      options.maxReceiveBuffer,
+      config.memory,
+    );
+  }
+
+  /** Active open: RFC 9293 §3.10.1. */
+  static connect(config: TcpConfig, now: Micros): TcpConnection {
+    const c = new TcpConnection(config);
+    c.machine.change('SYN-SENT');
+    c.beginHandshake(now);
+    return c;
+  }
+
+  /** Passive open by the SYN of a listener: RFC 9293 §3.10.7.2. */
+  static accept(config: TcpConfig, now: Micros, syn: TcpSegment): TcpConnection {
+    const c = new TcpConnection(config);
+    c.machine.change('SYN-RECEIVED');
+    c.handshake.handleSyn(syn);
+    c.receiver.start(syn.seq);
+    if (c.handshake.timestamps) c.ts.start(now, syn.tsval);
+    c.beginHandshake(now);
+    return c;
+  }
+
+  /** Passive open by the acknowledgement of a SYN cookie, which the stack has verified; then hand it `ack` by handleSegment. */
+  static fromCookie(config: TcpConfig, now: Micros, ack: TcpSegment, cookie: CookieState): TcpConnection {
+    const c = new TcpConnection(config);
+    c.machine.change('SYN-RECEIVED');
+    c.handshake.handleCookie(cookie);
+    c.receiver.start(cookie.irs | 0);
+    if (c.handshake.timestamps) c.ts.start(now, ack.tsval);
+    c.sender.nxt = seqAdd(c.iss, 1);
+    c.timers.set(Timer.connect, now + config.options.connectTimeout);
+    return c;
+  }
+
+  // ---- getters ------------------------------------------------------------------------------------------------
+
+  get state(): TcpState {
+    return this.machine.current;
+  }
+  get reason(): TcpReason {
+    return this.failure;
+  }
+  get softReason(): TcpReason {
+    return this.soft;
+  }
+  get readable(): number {
+    return this.receiver.queue.length;
+  }
+  get ended(): boolean {
+    return this.receiver.finTaken && this.receiver.queue.length === 0;
+  }
+  get writable(): number {
+    if (this.closing.sendClosed || this.failure !== 'none' || this.machine.current === 'CLOSED') return 0;
+    // Twice the window lets recovery go on sending; the start is generous, as with Linux' tcp_wmem.
+    const limit = Math.min(Math.max(2 * this.sender.cc.cwnd, 256 * 1024), this.options.maxSendBuffer);
+    return Math.max(0, Math.floor(limit) - this.sender.buffer.length);
+  }
+  get unacknowledged(): number {
+    return this.sender.buffer.length;
+  }
+  get rtt(): number {
+    return this.sender.rtt.srtt;
+  }
+  get cwnd(): number {
+    return this.sender.cc.cwnd;
+  }
+  stats(): Readonly<TcpStats> {
+    const c = this.counters;
+    return {
+      bytesSent: c.bytesSent,
+      bytesReceived: c.bytesReceived,
+      segmentsSent: c.sent,
+      segmentsReceived: c.received,
+      retransmitted: this.sender.retransmittedBytes,
+      timeouts: c.timeouts,
+      fastRecoveries: this.sender.recovery.fastRecoveries,
+      undone: this.sender.recovery.undone,
+      dropped: c.dropped,
+      challengeAcks: c.challenges,
+    };
+  }
+
+  // ---- handle*: segments --------------------------------------------------------------------------------------
+
+  handleSegment(now: Micros, segment: TcpSegment): void {
+    const state = this.machine.current;
+    this.counters.received++;
+    if (state === 'CLOSED') return;
+    if (state === 'TIME-WAIT') {
+      this.timeWait?.handleSegment(now, segment);
+      return;
+    }
+    if (this.keep !== null) this.handleHeard(now);
+    if (state === 'SYN-SENT') {
+      this.handleInSynSent(now, segment);
+      return;
+    }
+    if (!this.judge(now, segment)) {
+      this.counters.dropped++;
+      return;
+    }
+    this.ts.handleAccepted(now, segment, this.receiver.lastAckSent);
+    if (!this.takeAck(now, segment)) {
+      this.counters.dropped++;
+      return;
+    }
+    this.takeText(now, segment);
+  }
+
+  /** RFC 9293 §3.10.7.3. */
+  private handleInSynSent(now: Micros, segment: TcpSegment): void {
+    const { flags } = segment;
+    const acked = (flags & TcpFlag.ack) !== 0;
+    if (acked && segment.ack !== seqAdd(this.iss, 1)) {
+      // Not ours: the old duplicate of another incarnation. The stack's answer for strangers fits (RST at SEG.ACK).
+      if (!(flags & TcpFlag.rst)) this.strangeAck = segment.ack;
+      return;
+    }
+    if (flags & TcpFlag.rst) {
+      if (acked) this.fail('refused');
+      return;
+    }
+    if (!(flags & TcpFlag.syn)) return;
+    this.handshake.handleSyn(segment);
+    this.receiver.start(segment.seq);
+    if (this.handshake.timestamps) this.ts.start(now, segment.tsval);
+    if (acked) {
+      this.establish(now, segment);
+      this.receiver.requestAck();
+      if (segment.length > 0 || flags & TcpFlag.fin) this.takeText(now, segment);
+    } else {
+      // Simultaneous open, figure 8: our SYN goes again, now with ACK.
+      this.machine.change('SYN-RECEIVED');
+      this.synDue = true;
+    }
+  }
+
+  /** A RST is owed for this ACK number (SYN-SENT only); null: none. */
+  private strangeAck: Seq | null = null;
+
+  /** RFC 9293 §3.10.7.4 steps 1 to 4 with RFC 5961 and PAWS. False: dropped. */
+  private judge(now: Micros, segment: TcpSegment): boolean {
+    const { receiver } = this;
+    const { flags } = segment;
+    if (!this.ts.accepts(now, segment)) return this.answer(now, segment);
+    if (flags & TcpFlag.rst) {
+      const verdict = judgeRst(segment.seq, receiver.nxt, receiver.window);
+      if (verdict === 'reset') this.handleReset();
+      else if (verdict === 'challenge') this.challenge(now);
+      return false;
+    }
+    if (!isAcceptable(segment, receiver.nxt, receiver.window)) {
+      // In SYN-RECEIVED a SYN that repeats the first one means that our SYN-ACK was lost.
+      if (flags & TcpFlag.syn && this.machine.current === 'SYN-RECEIVED' && segment.seq === seqAdd(receiver.nxt, -1)) {
+        if (!(flags & TcpFlag.ack)) this.synDue = true;
+        // Simultaneous open: the peer's SYN-ACK acknowledges our SYN all the same.
+        else if (segment.ack === seqAdd(this.iss, 1)) this.establish(now, segment);
+        return false;
+      }
+      // With the window closed, an acknowledgement that comes with text still counts (RFC 9293 MUST-66).
+      const closed =
+        receiver.window === 0 && segment.seq === receiver.nxt && flags & TcpFlag.ack && !(flags & TcpFlag.syn);
+      if (!closed && !this.isOldWithNews(segment)) return this.answer(now, segment);
+      receiver.requestAck();
+    }
+    if (flags & TcpFlag.syn) {
+      // RFC 5961 §4.2: whatever its number.
+      this.challenge(now);
+      return false;
+    }
+    // RFC 9293: without ACK there is nothing to be done with it.
+    return (flags & TcpFlag.ack) !== 0;
+  }
+
+  /** A duplicate whose text we have, but whose acknowledgement may be newer than any (both sides retransmit). */
+  private isOldWithNews(segment: TcpSegment): boolean {
+    if (!(segment.flags & TcpFlag.ack) || segment.flags & TcpFlag.syn || segment.length === 0) return false;
+    const end = seqAdd(segment.seq, segment.seqLength);
+    const age = seqDiff(this.receiver.nxt, end);
+    return age >= 0 && age <= this.receiver.bufferLimit;
+  }
+
+  /** An unacceptable segment gets an acknowledgement (rationed where two stacks could answer each other for ever). */
+  private answer(now: Micros, segment: TcpSegment): false {
+    if (segment.flags & TcpFlag.rst) return false;
+    if (mayLoop(segment)) this.challenge(now);
+    else this.receiver.requestAck();
+    return false;
+  }
+
+  private challenge(now: Micros): void {
+    if (!(this.limiter ??= new ChallengeLimiter()).allows(now)) return;
+    this.counters.challenges++;
+    this.receiver.requestAck();
+  }
+
+  private handleReset(): void {
+    const state = this.machine.current;
+    // RFC 9293: a passive open that is reset goes back to LISTEN, which is the stack's: here it only ends.
+    if (state === 'SYN-RECEIVED') this.fail('refused');
+    else this.fail(state === 'CLOSING' || state === 'LAST-ACK' ? 'none' : 'reset');
+  }
+
+  /** Step 5. False: the segment is to be dropped. */
+  private takeAck(now: Micros, segment: TcpSegment): boolean {
+    if (this.machine.current === 'SYN-RECEIVED') {
+      if (segment.ack !== seqAdd(this.iss, 1)) {
+        // "If the ACK is not acceptable, form a reset."
+        this.strangeAck = segment.ack;
+        return false;
+      }
+      this.establish(now, segment);
+    }
+    const { sender } = this;
+    const verdict = sender.handleAck(now, segment);
+    if (verdict === 'challenge') {
+      this.challenge(now);
+      return false;
+    }
+    if (verdict === 'old') return true;
+    this.handleAcknowledged(now);
+    return true;
+  }
+
+  private handleAcknowledged(now: Micros): void {
+    const { sender } = this;
+    this.persist?.handleAnswer();
+    if (this.wantsWritable && this.writable > 0) {
+      this.wantsWritable = false;
+      this.events |= TcpEvent.writable;
+    }
+    if (sender.recovery.board.count === 0) {
+      this.timers.stop(Timer.rto);
+      sender.recovery.tlp.reset();
+      if (sender.news && sender.allAcknowledged) this.events |= TcpEvent.drained;
+    } else if (sender.news) {
+      this.timers.set(Timer.rto, now + sender.rto.value);
+      this.armTailProbe(now);
+    }
+    if (sender.wnd > 0 && this.timers.armed(Timer.persist)) {
+      this.timers.stop(Timer.persist);
+      this.persist?.handleOpen();
+    }
+    if (sender.finAcknowledged && sender.finWasSent) this.handleFinAcknowledged(now);
+  }
+
+  private handleFinAcknowledged(now: Micros): void {
+    const before = this.machine.current;
+    this.closing.handleFinAcknowledged(this.machine);
+    const after = this.machine.current;
+    if (before === after) return;
+    this.timers.stop(Timer.linger);
+    if (after === 'FIN-WAIT-2' && this.closing.receiveClosed)
+      this.timers.set(Timer.finWait2, now + this.options.finWait2);
+    else if (after === 'TIME-WAIT') this.enterTimeWait(now);
+    else if (after === 'CLOSED') this.finish();
+  }
+
+  /** Steps 6 to 8. */
+  private takeText(now: Micros, segment: TcpSegment): void {
+    this.urgent.handleSegment(segment);
+    const { receiver } = this;
+    const state = this.machine.current;
+    const fin = (segment.flags & TcpFlag.fin) !== 0;
+    if (this.sender.ecn.handleReceived(segment.flags, segment.ce, segment.length > 0)) receiver.requestAck();
+    if (segment.length === 0 && !fin) return;
+    if (hasPeerFin(state) || state === 'CLOSED') {
+      // A repeated FIN, or text behind it: RFC 9293 "should not occur, ignore", but the acknowledgement may have been lost.
+      receiver.requestAck();
+      return;
+    }
+    if (this.ts.enabled && segment.hasTimestamps && segment.length > 0 && segment.tsecr !== 0) {
+      const elapsed = this.ts.elapsed(now, segment.tsecr);
+      if (elapsed >= 0) receiver.handleRttSample(elapsed);
+    }
+    const fresh = receiver.handleText(now, segment, fin, this.options.delayedAck);
+    if (fresh > 0) {
+      this.counters.bytesReceived += fresh;
+      if (this.closing.receiveClosed) {
+        // Nobody will read it: RFC 1122 §4.2.2.13.
+        this.abortWith('none');
+        return;
+      }
+      this.events |= TcpEvent.readable;
+    }
+    if (receiver.finTaken) this.handleFinReceived(now);
+  }
+
+  private handleFinReceived(now: Micros): void {
+    this.closing.handleFinReceived(this.machine);
+    this.events |= TcpEvent.peerFinished;
+    this.timers.stop(Timer.finWait2);
+    if (this.machine.current === 'TIME-WAIT') this.enterTimeWait(now);
+  }
+
+  // ---- handle*: time, ICMP, path ------------------------------------------------------------------------------
+
+  handleTimeout(now: Micros): void {
+    const { timers, sender } = this;
+    if (this.timeWait !== null) {
+      if (now >= this.timeWait.deadline && this.state === 'TIME-WAIT') this.machine.change('CLOSED');
+      return;
+    }
+    if (this.machine.current === 'CLOSED') return;
+    if (now >= this.receiver.delayedAckDeadline) this.receiver.handleDelayedAck();
+    if (timers.expired(Timer.connect, now)) this.fail(this.soft === 'none' ? 'timeout' : this.soft);
+    else if (timers.expired(Timer.linger, now)) this.abortWith('aborted');
+    else if (timers.expired(Timer.finWait2, now)) this.finish();
+    if (this.state === 'CLOSED') return;
+    if (timers.expired(Timer.keepAlive, now) && this.keep !== null) this.handleKeepAlive(now);
+    if (timers.expired(Timer.persist, now)) this.handlePersist(now);
+    const { recovery } = sender;
+    if (now >= recovery.rackDeadline) recovery.handleReorderingTimeout(now, sender.nxt, sender.mss);
+    if (now >= recovery.tlp.deadline) {
+      recovery.tlp.cancel();
+      if (recovery.probeAllowed) this.probeDue = 'tail';
+    }
+    if (timers.expired(Timer.rto, now)) this.handleRto(now);
+  }
+
+  private handleRto(now: Micros): void {
+    const { sender } = this;
+    if (!isSynchronized(this.machine.current)) {
+      sender.rto.handleTimeout(now);
+      this.synDue = true;
+      return;
+    }
+    if (sender.recovery.board.count === 0) return;
+    this.counters.timeouts++;
+    if (sender.rto.unansweredFor(now) >= this.options.userTimeout) {
+      this.fail(this.soft === 'none' ? 'timeout' : this.soft);
+      return;
+    }
+    sender.handleTimeout(now);
+    if (this.mtu.handleTimeouts(now, sender.timeouts)) this.applyMss();
+    this.timers.set(Timer.rto, Math.min(now + sender.rto.value, this.userDeadline(now)));
+  }
+
+  /** Not later than the moment the user timeout runs out. */
+  private userDeadline(now: Micros): Micros {
+    return now + Math.max(0, this.options.userTimeout - this.sender.rto.unansweredFor(now));
+  }
+
+  private handleKeepAlive(now: Micros): void {
+    const keep = this.keep!;
+    // Data in flight or a closed window have timers of their own that find a dead peer.
+    const verdict = this.sender.busy ? 'wait' : keep.handleTimeout(now, this.options);
+    if (verdict === 'dead') {
+      this.fail('timeout');
+      return;
+    }
+    if (verdict === 'probe') this.probeDue = 'window';
+    this.timers.set(Timer.keepAlive, Math.max(keep.deadline(this.options), now + this.options.keepAliveInterval));
+  }
+
+  private handlePersist(now: Micros): void {
+    const persist = (this.persist ??= new Persist());
+    if (persist.silentFor(now) >= this.options.userTimeout) {
+      this.fail('timeout');
+      return;
+    }
+    persist.handleProbe(now);
+    this.probeDue = 'window';
+  }
+
+  private handleHeard(now: Micros): void {
+    this.keep!.handleHeard(now);
+  }
+
+  handleIcmp(now: Micros, kind: IcmpKind, sequence: number, mtu: number): void {
+    const opening = this.machine.current === 'SYN-SENT' || this.machine.current === 'SYN-RECEIVED';
+    const quoted = sequence | 0;
+    // RFC 5927 §4.1: it has to quote what is in flight.
+    if (opening ? quoted !== this.iss : !this.sender.isInFlight(quoted)) return;
+    if (kind === 'packet-too-big') {
+      if (!opening && this.mtu.handleTooBig(now, mtu)) {
+        this.applyMss();
+        // What was too large is lost; everything in flight of that size will be: RFC 8201 §5.4 asks to retransmit at once.
+        const { board } = this.sender.recovery;
+        for (let i = 0; i < board.count; i++)
+          if (seqDiff(board.end(i), board.start(i)) > this.sender.mss) board.markLost(i);
+      }
+      return;
+    }
+    const reason: TcpReason = kind === 'port-unreachable' ? 'refused' : kind;
+    // RFC 5927 §6: on a connection that is up, even "hard" errors are soft. While opening they are taken at their word.
+    if (opening) this.fail(reason);
+    else {
+      this.soft = reason;
+      this.events |= TcpEvent.soft;
+    }
+  }
+
+  handlePath(now: Micros, mtu: number, offload: boolean): void {
+    this.offload = offload;
+    this.mtu.handleRoute(mtu);
+    const state = this.machine.current;
+    if (state === 'CLOSED' || state === 'TIME-WAIT') return;
+    this.soft = 'none';
+    if (!isSynchronized(state)) {
+      this.synDue = true;
+      return;
+    }
+    this.applyMss();
+    // The network is back: what waits for a timer would wait for its back-off too.
+    if (this.sender.rto.backedOff > 0) {
+      this.sender.rto.forgive();
+      if (this.timers.armed(Timer.rto)) this.timers.set(Timer.rto, now);
+    }
+    if (this.timers.armed(Timer.persist)) this.timers.set(Timer.persist, now);
+  }
+
+  // ---- commands -----------------------------------------------------------------------------------------------
+
+  write(bytes: Uint8Array, owned = false): number {
+    const n = Math.min(this.writable, bytes.length);
+    if (n < bytes.length) this.wantsWritable = true;
+    if (n > 0) this.sender.buffer.append(n < bytes.length ? bytes.subarray(0, n) : bytes, owned);
+    return n;
+  }
+
+  read(max = Number.POSITIVE_INFINITY): Buffer | null {
+    const bytes = this.receiver.queue.read(max);
+    if (bytes !== null) this.handleRead(bytes.length);
+    return bytes;
+  }
+
+  readInto(target: Uint8Array): number {
+    const n = this.receiver.queue.readInto(target);
+    if (n > 0) this.handleRead(n);
+    return n;
+  }
+
+  private handleRead(bytes: number): void {
+    // A command has no clock: the time of the last poll is at most one batch old.
+    if (this.receiver.handleRead(this.lastPoll, bytes)) this.receiver.requestAck();
+  }
+  private lastPoll: Micros = 0;
+
+  shutdown(): void {
+    if (this.closing.sendClosed) return;
+    this.closing.sendClosed = true;
+    if (this.machine.current === 'SYN-SENT') this.finish();
+    else this.sender.queueFin();
+  }
+
+  close(lingerTimeout?: Micros): void {
+    const state = this.machine.current;
+    if (state === 'CLOSED' || state === 'TIME-WAIT') {
+      this.receiver.clear();
+      return;
+    }
+    if (lingerTimeout === 0 || this.receiver.queue.length > 0) {
+      this.abortWith('aborted');
+      return;
+    }
+    this.closing.receiveClosed = true;
+    if (lingerTimeout !== undefined) this.timers.set(Timer.linger, this.lastPoll + lingerTimeout);
+    if (state === 'FIN-WAIT-2') this.timers.set(Timer.finWait2, this.lastPoll + this.options.finWait2);
+    this.shutdown();
+  }
+
+  abort(): void {
+    this.abortWith('aborted');
+  }
+
+  setOption<K extends keyof TcpOptions>(name: K, value: TcpOptions[K]): void {
+    if (this.options === this.config.options) this.options = { ...this.options };
+    this.options[name] = value;
+    this.sender.setOptions(this.options);
+    if (name.startsWith('keepAlive') && isSynchronized(this.machine.current)) this.armKeepAlive(this.lastPoll);
+  }
+
+  // ---- poll* --------------------------------------------------------------------------------------------------
+
+  pollTransmit(now: Micros, out: PacketWriter): boolean {
+    this.lastPoll = now;
+    if (this.resetDue) return this.emitReset(out);
+    const state = this.machine.current;
+    if (state === 'CLOSED') return false;
+    if (state === 'TIME-WAIT') return this.timeWait?.pollTransmit(now, out) ?? false;
+    if (this.strangeAck !== null) return this.emitStrangeReset(out);
+    if (this.synDue) return this.emitSyn(now, out);
+    if (!isSynchronized(state)) return false;
+    const { receiver, sender } = this;
+    // SACK blocks go in a segment of their own: beside them a full segment has no room.
+    if (receiver.ackDue && receiver.sackDue && this.handshake.sack) return this.emitAck(now, out, sender.nxt);
+    if (canTransmit(state)) {
+      if (this.mtu.handleTime(now)) this.applyMss();
+      const plan = this.probeDue === 'tail' ? this.planTailProbe(now) : sender.plan(now);
+      if (plan !== null) return this.emitData(now, out, plan);
+      if (sender.windowBlocked && !this.timers.armed(Timer.persist)) this.armPersist(now);
+    }
+    if (this.probeDue === 'window') {
+      this.probeDue = 'none';
+      // Deviation from RFC 9293 §3.8.6.1, which probes with new data: as Linux, an old sequence number, so that the peer
+      // answers whatever its window is, and no data is sent into a closed window.
+      return this.emitAck(now, out, seqAdd(sender.una, -1));
+    }
+    return receiver.ackDue ? this.emitAck(now, out, sender.nxt) : false;
+  }
+
+  pollEvents(): number {
+    const { events } = this;
+    this.events = 0;
+    return events;
+  }
+
+  pollDeadline(): Micros {
+    if (this.machine.current === 'CLOSED') return NEVER;
+    if (this.timeWait !== null) return this.timeWaitTaken ? NEVER : this.timeWait.deadline;
+    const { recovery } = this.sender;
+    let at = Math.min(this.timers.nextDeadline, this.receiver.delayedAckDeadline);
+    at = Math.min(at, recovery.rackDeadline, recovery.tlp.deadline, this.sender.pacingDeadline);
+    return at;
+  }
+
+  takeTimeWait(): TimeWait | null {
+    if (this.timeWait === null || this.timeWaitTaken) return null;
+    this.timeWaitTaken = true;
+    return this.timeWait;
+  }
+
+  // ---- changes of state ---------------------------------------------------------------------------------------
+
+  private beginHandshake(now: Micros): void {
+    this.synDue = true;
+    this.timers.set(Timer.connect, now + this.options.connectTimeout);
+  }
+
+  private establish(now: Micros, segment: TcpSegment): void {
+    const { handshake, sender } = this;
+    sender.windowScale = handshake.sendScale;
+    this.receiver.windowScale = handshake.receiveScale;
+    sender.recovery.sackEnabled = handshake.sack;
+    sender.ecn.enabled = handshake.ecn;
+    sender.start(seqAdd(this.iss, 1), segment);
+    if (handshake.syns === 1 && this.synSentAt >= 0) sender.rtt.handleSample(now, now - this.synSentAt);
+    sender.rto.handleProgress();
+    this.applyMss();
+    sender.cc.setCwnd(this.options.initialWindow * sender.mss);
+    this.machine.change('ESTABLISHED');
+    this.timers.stop(Timer.rto);
+    this.timers.stop(Timer.connect);
+    this.synDue = false;
+    this.events |= TcpEvent.established;
+    this.armKeepAlive(now);
+  }
+  private synSentAt: Micros = -1;
+
+  private enterTimeWait(now: Micros): void {
+    this.timers.stopAll();
+    const window = this.receiver.offerWindow(false);
+    const { ts, sender, receiver } = this;
+    this.timeWait = new TimeWait(
+      this.config,
+      sender.nxt,
+      receiver.nxt,
+      window,
+      ts.enabled,
+      ts.recent,
+      this.offload,
+      now,
+    );
+    this.timeWait.requestAck();
+    this.events |= TcpEvent.closed;
+  }
+
+  private finish(): void {
+    if (this.machine.current !== 'CLOSED') this.machine.change('CLOSED');
+    this.timers.stopAll();
+    this.sender.buffer.clear();
+    this.sender.recovery.board.clear();
+    this.events |= TcpEvent.closed;
+  }
+
+  /** Over, without a word to the peer. */
+  private fail(reason: TcpReason): void {
+    this.failure = reason;
+    this.finish();
+  }
+
+  /** Over, with a RST where the peer knows of us: RFC 9293 §3.10.5. */
+  private abortWith(reason: TcpReason): void {
+    const state = this.machine.current;
+    this.resetDue = isSynchronized(state) && state !== 'TIME-WAIT' ? true : state === 'SYN-RECEIVED';
+    this.receiver.clear();
+    this.fail(reason);
+  }
+
+  // ---- output -------------------------------------------------------------------------------------------------
+
+  /** IP and TCP header without options. */
+  private get headers(): number {
+    return this.config.localAddress.length === 4 ? 40 : 60;
+  }
+
+  private applyMss(): void {
+    const options = this.handshake.timestamps ? 12 : 0;
+    const mss = Math.min(this.handshake.peerMss, this.mtu.value - this.headers) - options;
+    this.sender.setMss(Math.max(mss, 8), this.headers + options, this.offload);
+  }
+
+  private armTailProbe(now: Micros): void {
+    const { sender } = this;
+    const { recovery } = sender;
+    if (!recovery.probeAllowed) recovery.tlp.cancel();
+    else
+      recovery.tlp.arm(now, sender.rtt.srtt, recovery.board.outstanding <= sender.mss, this.timers.deadline(Timer.rto));
+  }
+
+  private armPersist(now: Micros): void {
+    const persist = (this.persist ??= new Persist());
+    this.timers.set(Timer.persist, now + persist.interval(this.sender.rto.value, this.options.maxRto));
+  }
+
+  private armKeepAlive(now: Micros): void {
+    if (!this.options.keepAlive) {
+      this.keep = null;
+      this.timers.stop(Timer.keepAlive);
+      return;
+    }
+    this.keep ??= new KeepAlive(now);
+    this.timers.set(Timer.keepAlive, this.keep.deadline(this.options));
+  }
+
+  private planTailProbe(now: Micros): Plan | null {
+    this.probeDue = 'none';
+    const plan = this.sender.plan(now, true) ?? this.sender.planForced(false);
+    if (plan !== null)
+      this.sender.recovery.tlp.handleSent(
+        plan.retransmission ? this.sender.nxt : seqAdd(plan.start, plan.length),
+        plan.retransmission,
+      );
+    return plan;
+  }
+
+  /** Common fields of every segment of a synchronized connection. */
+  private fill(now: Micros, seq: Seq, flags: number): void {
+    fields.reset(seq, this.receiver.nxt, flags, this.receiver.offerWindow(false));
+    if (this.ts.enabled) {
+      fields.timestamps = true;
+      fields.tsval = this.ts.value(now);
+      fields.tsecr = this.ts.recent;
+    }
+    this.counters.sent++;
+  }
+
+  private emitAck(now: Micros, out: PacketWriter, seq: Seq): true {
+    this.fill(now, seq, TcpFlag.ack | this.sender.ecn.flagsFor(false));
+    if (this.handshake.sack && this.receiver.sackDue)
+      fields.sackCount = this.receiver.writeSack(fields.sack, fields.timestamps ? 3 : 4);
+    beginTcp(out, this.config, fields, 0);
+    finishTcp(out, this.config, this.offload, 0, 0, false);
+    return true;
+  }
+
+  private emitData(now: Micros, out: PacketWriter, plan: Plan): true {
+    const { sender } = this;
+    const { start, length, gsoSize, fin } = plan;
+    let flags: number = TcpFlag.ack | sender.ecn.flagsFor(!plan.retransmission && length > 0);
+    if (fin) flags |= TcpFlag.fin;
+    if (plan.push && length > 0) flags |= TcpFlag.psh;
+    this.fill(now, start, flags);
+    if (sender.ecn.enabled && !plan.retransmission && length > 0) fields.ecn = 2;
+    const at = beginTcp(out, this.config, fields, length);
+    sender.copy(start, length, out.bytes, at);
+    finishTcp(out, this.config, this.offload, gsoSize, length, (flags & TcpFlag.cwr) !== 0);
+    this.counters.bytesSent += plan.retransmission ? 0 : length;
+    const first = fin && !plan.retransmission;
+    sender.handleSent(now);
+    if (!this.timers.armed(Timer.rto)) this.timers.set(Timer.rto, now + sender.rto.value);
+    if (!plan.retransmission && !sender.recovery.tlp.waiting) this.armTailProbe(now);
+    if (first) this.closing.handleFinSent(this.machine);
+    return true;
+  }
+
+  private emitSyn(now: Micros, out: PacketWriter): true {
+    const { handshake, receiver, sender } = this;
+    this.synDue = false;
+    const flags = handshake.synReceived ? TcpFlag.syn | TcpFlag.ack : TcpFlag.syn;
+    const window = Math.min(handshake.synReceived ? receiver.offerWindow(true) : receiver.bufferLimit, 65_535);
+    fields.reset(this.iss, handshake.synReceived ? receiver.nxt : 0, flags, window);
+    handshake.fillSyn(
+      fields,
+      Math.min(this.options.mss, this.mtu.value - this.headers),
+      this.ts.value(now),
+      this.ts.recent,
+    );
+    this.synSentAt = now;
+    sender.nxt = seqAdd(this.iss, 1);
+    this.counters.sent++;
+    beginTcp(out, this.config, fields, 0);
+    finishTcp(out, this.config, this.offload, 0, 0, false);
+    this.timers.set(Timer.rto, now + sender.rto.value);
+    return true;
+  }
+
+  private emitReset(out: PacketWriter): true {
+    this.resetDue = false;
+    fields.reset(this.sender.nxt, this.receiver.nxt, TcpFlag.rst | TcpFlag.ack, 0);
+    return this.emitRst(out);
+  }
+
+  private emitStrangeReset(out: PacketWriter): true {
+    fields.reset(this.strangeAck!, 0, TcpFlag.rst, 0);
+    this.strangeAck = null;
+    return this.emitRst(out);
+  }
+
+  private emitRst(out: PacketWriter): true {
+    this.counters.sent++;
+    beginTcp(out, this.config, fields, 0);
+    finishTcp(out, this.config, this.offload, 0, 0, false);
+    return true;
+  }
+}

@@ -1,0 +1,45 @@
+// The named timers of a connection and their one nextDeadline. A spurious wake-up is harmless by contract.
+// Mechanisms with a deadline of their own making (RACK, TLP, delayed ACK, pacing) keep it; the connection takes the least.
+
+import { type Micros, NEVER } from '../../core/index.js';
+
+export const Timer = { rto: 0, persist: 1, keepAlive: 2, finWait2: 3, linger: 4, connect: 5 } as const;
+export type TimerName = (typeof Timer)[keyof typeof Timer];
+
+export class Timers {
+  // A plain array of doubles: half the size of a typed array, and nothing is boxed.
+  private readonly at: number[] = [NEVER, NEVER, NEVER, NEVER, NEVER, NEVER];
+
+  set(name: TimerName, at: Micros): void {
+    this.at[name] = at;
+  }
+
+  stop(name: TimerName): void {
+    this.at[name] = NEVER;
+  }
+
+  armed(name: TimerName): boolean {
+    return this.at[name] !== NEVER;
+  }
+
+  deadline(name: TimerName): Micros {
+    return this.at[name]!;
+  }
+
+  /** True once per arming. */
+  expired(name: TimerName, now: Micros): boolean {
+    if (this.at[name]! > now) return false;
+    this.at[name] = NEVER;
+    return true;
+  }
+
+  stopAll(): void {
+    this.at.fill(NEVER);
+  }
+
+  get nextDeadline(): Micros {
+    let least = NEVER;
+    for (const at of this.at) if (at < least) least = at;
+    return least;
+  }
+}
