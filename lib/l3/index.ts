@@ -8,10 +8,13 @@
 
 export * from './address.js';
 export * from './address-pool.js';
+export { CloudControl, type CloudControlOptions } from './cloud-control.js';
 export * from './control.js';
 export type { CounterName, Counters } from './counters.js';
 export type * from './endpoint.js';
+export { NodeControl, type NodeControlOptions } from './node-control.js';
 export { completeChecksum, MAX_SEGMENTS, offloadHeaders, Segmenter, wireLength } from './offload.js';
+export { Pinger, type PingerOptions, type PingFailure, type PingRequest, type PingResult } from './pinger.js';
 export type * from './port.js';
 export * from './route.js';
 export * from './route-table.js';

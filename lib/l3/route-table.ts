@@ -1,7 +1,7 @@
 // The routes of one tenant: several candidates per prefix, the best one programmed into the lookup tries.
 
 import { getU32 } from '../core/index.js';
-import { comparePrefix, type Prefix, prefixKey, samePrefix } from './address.js';
+import { comparePrefix, type Prefix, prefixKey } from './address.js';
 import { Lpm4 } from './lpm4.js';
 import { Lpm6, type Words6 } from './lpm6.js';
 import type { RouteEntry } from './route.js';
@@ -122,7 +122,7 @@ export class PrefixSet {
   readonly prefixes: readonly Prefix[];
 
   constructor(prefixes: readonly Prefix[]) {
-    this.prefixes = prefixes.filter((p, i) => prefixes.findIndex((q) => samePrefix(p, q)) === i);
+    this.prefixes = [...new Map(prefixes.map((p) => [prefixKey(p), p])).values()];
     for (const { address, length } of this.prefixes) {
       if (address.length === 4) (this.v4 ??= new Lpm4()).set(getU32(address, 0), length, 1);
       else (this.v6 ??= new Lpm6()).set(words6(address), length, 1);

@@ -1,0 +1,405 @@
+// Core: the cloud's end of the control protocol, one per tenant. Assigns addresses, checks and distributes routes, and
+// programs the tenant's VRF. docs/spec/control.md tells the conversation.
+//
+// All changes of one turn go out as one increment, encoded once and sent to every node as it is: a node skips its own
+// routes. So 200 nodes with 100 routes each cost 200 messages a turn, not 200 x 200 x 100.
+
+import { KubeBusError, type L3ErrorCode, type Logger, type Micros, MS, NEVER, silentLogger } from '../core/index.js';
+import { formatPrefix, hostPrefix, type Prefix, prefixContains, prefixKey } from './address.js';
+import type { AddressPool } from './address-pool.js';
+import { type ControlLimits, DEFAULT_CONTROL_LIMITS, type NodeSession, type NodeUp } from './control.js';
+import { chunkRoutes, decodeControl, encodeControl } from './control-codec.js';
+import { TokenBucket } from './icmp.js';
+import type { Port } from './port.js';
+import type { Route } from './route.js';
+import { overlapping, RouteRegistry } from './route-registry.js';
+import type { Vrf } from './vrf.js';
+
+export interface CloudControlOptions {
+  readonly tenant: string;
+  readonly vrf: Vrf;
+  readonly pool: AddressPool;
+  /** Told to the nodes. **Default:** 1400. */
+  readonly mtu?: number;
+  /** How long the routes of a node whose link went down stay announced to the others. Milliseconds. **Default:** 15000. */
+  readonly holdMs?: number;
+  readonly limits?: Partial<ControlLimits>;
+  /** Runs `fn` soon, but not inside the call. **Default:** queueMicrotask. */
+  readonly defer?: (fn: () => void) => void;
+  /** Something that a state file should keep changed: pool.snapshot(). */
+  readonly onRecord?: () => void;
+  readonly logger?: Logger;
+}
+
+/** What one node would like to originate but may not. */
+interface Refused {
+  readonly code: L3ErrorCode;
+  readonly message: string;
+  readonly prefix: Prefix;
+}
+
+export class CloudControl {
+  readonly tenant: string;
+  readonly counters = {
+    messages: 0,
+    malformed: 0,
+    unexpected: 0,
+    unknown: 0,
+    tooLong: 0,
+    rateLimited: 0,
+    refusedRoutes: 0,
+    updates: 0,
+  };
+  private readonly vrf: Vrf;
+  private readonly pool: AddressPool;
+  private readonly mtu: number;
+  private readonly hold: Micros;
+  private readonly limits: ControlLimits;
+  private readonly defer: (fn: () => void) => void;
+  private readonly onRecord: () => void;
+  private readonly logger: Logger;
+  private readonly registry = new RouteRegistry();
+  private readonly sessions = new Map<string, Session>();
+  /** Nodes whose link is down and whose routes are still announced, with the time at which that ends. */
+  private readonly held = new Map<string, Micros>();
+  private revision = 0;
+  private snapshot: { revision: number; messages: Uint8Array[] } | null = null;
+  /** What changed since the last flush, by prefix and node; null: withdrawn. */
+  private readonly changes = new Map<string, { route: Route; withdrawn: boolean }>();
+  private scheduled = false;
+  private recheck = false;
+
+  constructor(options: CloudControlOptions) {
+    this.tenant = options.tenant;
+    this.vrf = options.vrf;
+    this.pool = options.pool;
+    this.mtu = options.mtu ?? 1400;
+    this.hold = (options.holdMs ?? 15_000) * MS;
+    this.limits = { ...DEFAULT_CONTROL_LIMITS, ...options.limits };
+    this.defer = options.defer ?? queueMicrotask;
+    this.onRecord = options.onRecord ?? (() => {});
+    this.logger = options.logger ?? silentLogger;
+    this.vrf.setAddresses(this.pool.gateway);
+  }
+
+  get nodes(): readonly NodeSession[] {
+    return [...this.sessions.values()];
+  }
+
+  /** All accepted routes of the tenant. */
+  get routes(): readonly Route[] {
+    return this.registry.routes;
+  }
+
+  /**
+   * A node's link came up. Nothing is sent before its Register. A session that the node still has is replaced: the link
+   * layer has decided which of the two lives.
+   */
+  nodeUp(now: Micros, up: NodeUp): NodeSession {
+    const before = this.sessions.get(up.node);
+    if (before !== undefined) this.down(now, before);
+    const session = new Session(this, up, new TokenBucket(this.limits.messagesPerSecond, this.limits.messageBurst));
+    this.sessions.set(up.node, session);
+    return session;
+  }
+
+  /** Ends the holds that are over. */
+  handleTimeout(now: Micros): void {
+    for (const [node, until] of this.held) {
+      if (until > now) continue;
+      this.held.delete(node);
+      this.withdrawAll(node);
+    }
+  }
+
+  /** When handleTimeout is wanted next. */
+  pollDeadline(): Micros {
+    let deadline: Micros = NEVER;
+    for (const until of this.held.values()) deadline = Math.min(deadline, until);
+    return deadline;
+  }
+
+  /** Forgets a node for good: its address becomes free. For the operator; the node must not be connected. */
+  forget(node: string): boolean {
+    if (this.sessions.has(node)) return false;
+    this.held.delete(node);
+    this.withdrawAll(node);
+    const had = this.pool.forget(node);
+    if (had) this.onRecord();
+    return had;
+  }
+
+  // For Session.
+
+  handle(now: Micros, session: Session, bytes: Uint8Array): void {
+    this.counters.messages++;
+    if (bytes.length > this.limits.messageBytes) {
+      this.counters.tooLong++;
+      return;
+    }
+    if (!session.bucket.take(now)) {
+      this.counters.rateLimited++;
+      return;
+    }
+    const message = decodeControl(bytes);
+    if (message === null) {
+      this.counters.malformed++;
+      this.logger.warn({ tenant: this.tenant, node: session.node }, 'malformed control message');
+    } else if (message.type === 'register') this.register(session, message.addresses);
+    else if (message.type === 'advertise') {
+      // A set is only meaningful from a node that has its addresses.
+      if (!session.registered) this.counters.unexpected++;
+      else this.advertise(session, message.routes, message.more);
+    } else if (message.type === 'unknown') this.counters.unknown++;
+    else this.counters.unexpected++;
+  }
+
+  down(now: Micros, session: Session): void {
+    if (this.sessions.get(session.node) !== session) return;
+    this.sessions.delete(session.node);
+    // The VRF's routes go with the port; what is held is only the announcement, so that a short break is no storm.
+    for (const route of session.routes) this.unprogram(session.port, route);
+    this.unassign(session);
+    if (session.routes.length > 0) this.held.set(session.node, now + this.hold);
+  }
+
+  unassign(session: Session): void {
+    for (const address of session.addresses) {
+      this.vrf.routes.remove({
+        prefix: hostPrefix(address),
+        port: session.port.id,
+        origin: 'assigned',
+        node: session.node,
+      });
+    }
+  }
+
+  unprogram(port: Port, route: Route): void {
+    this.vrf.routes.remove({ prefix: route.prefix, port: port.id, origin: 'advertised', node: route.node });
+  }
+
+  private register(session: Session, wanted: readonly Uint8Array[]): void {
+    const before = this.pool.revision;
+    try {
+      this.unassign(session);
+      session.addresses = this.pool.assign(session.node, wanted);
+    } catch (error) {
+      const { code, message } = error instanceof KubeBusError ? error : new KubeBusError('ERR_INTERNAL', String(error));
+      session.addresses = [];
+      session.registered = false;
+      this.logger.warn({ tenant: this.tenant, node: session.node, code }, message);
+      session.send(encodeControl({ type: 'refusal', code, message, prefixes: [] }));
+      return;
+    }
+    if (this.pool.revision !== before) this.onRecord();
+    session.registered = true;
+    for (const address of session.addresses) {
+      this.vrf.routes.add({
+        prefix: hostPrefix(address),
+        port: session.port.id,
+        origin: 'assigned',
+        node: session.node,
+        kind: 'edge',
+        metric: 0,
+      });
+    }
+    this.setSources(session);
+    const { addresses } = session;
+    const { prefixes: pools, gateway } = this.pool;
+    session.send(encodeControl({ type: 'assign', addresses, pools, mtu: this.mtu, gateway }));
+    // What is not yet flushed is in the snapshot already; the increment that follows repeats it, which changes nothing.
+    for (const message of this.encodedSnapshot()) session.send(message);
+  }
+
+  private advertise(session: Session, routes: readonly Route[], more: boolean): void {
+    session.wantedTotal += routes.length;
+    // Keeps one more than allowed, so that the limit is noticed; the rest of a hostile set is not kept.
+    const room = this.limits.routesPerNode + 1 - session.pending.length;
+    session.pending.push(...routes.slice(0, Math.max(0, room)));
+    if (more) return;
+    session.wanted = session.pending;
+    session.pending = [];
+    session.beyond = session.wantedTotal - session.wanted.length;
+    session.wantedTotal = 0;
+    this.held.delete(session.node);
+    this.apply(session);
+  }
+
+  /** Makes the session's accepted routes what of `wanted` may be. */
+  private apply(session: Session): void {
+    const refused: Refused[] = [];
+    const accepted = new Map<string, Route>();
+    // Announced now: accepted in this session, or held from the one before.
+    const before = this.registry.routesOf(session.node);
+    // Own routes do not stand in their own way, and a set that shrinks makes room for its own new ones.
+    const keep = new Set(session.wanted.map((r) => prefixKey(r.prefix)));
+    for (const route of before.values()) if (!keep.has(prefixKey(route.prefix))) this.withdraw(route);
+    for (const asked of session.wanted) {
+      const route: Route = { ...asked, node: session.node };
+      const key = prefixKey(route.prefix);
+      const reason = accepted.has(key) ? null : this.reasonAgainst(session, route, accepted.size, before.has(key));
+      if (reason !== null) {
+        refused.push({ ...reason, prefix: route.prefix });
+        const old = before.get(key);
+        if (old !== undefined) this.withdraw(old);
+        continue;
+      }
+      accepted.set(key, route);
+      const old = before.get(key);
+      if (old === undefined || old.metric !== route.metric || old.kind !== route.kind) this.announce(route);
+    }
+    for (const route of session.routes) if (!accepted.has(prefixKey(route.prefix))) this.unprogram(session.port, route);
+    for (const route of accepted.values()) {
+      this.vrf.routes.add({ ...route, port: session.port.id, origin: 'advertised' });
+    }
+    session.routes = [...accepted.values()];
+    this.setSources(session);
+    this.refuse(session, refused);
+  }
+
+  private reasonAgainst(session: Session, route: Route, count: number, known: boolean): Omit<Refused, 'prefix'> | null {
+    const text = formatPrefix(route.prefix);
+    if (count >= this.limits.routesPerNode) {
+      return { code: 'ERR_ROUTE_LIMIT', message: `a node may originate ${this.limits.routesPerNode} prefixes` };
+    }
+    if (!known && this.registry.size >= this.limits.routesPerTenant) {
+      return { code: 'ERR_ROUTE_LIMIT', message: `the tenant may have ${this.limits.routesPerTenant} routes` };
+    }
+    if (!session.allowed.some((p) => prefixContains(p, route.prefix))) {
+      const list = session.allowed.map(formatPrefix).join(', ') || 'none';
+      return {
+        code: 'ERR_ROUTE_NOT_ALLOWED',
+        message: `${text} is not among the allowed prefixes of ${session.node} (${list})`,
+      };
+    }
+    const pool = overlapping(this.pool.prefixes, route.prefix);
+    if (pool !== undefined) {
+      return { code: 'ERR_ROUTE_OVERLAP', message: `${text} overlaps the edge pool ${formatPrefix(pool)}` };
+    }
+    const conflict = this.registry.conflict(session.node, route.prefix);
+    return conflict === null ? null : { code: 'ERR_ROUTE_OVERLAP', message: conflict };
+  }
+
+  private refuse(session: Session, refused: readonly Refused[]): void {
+    const { beyond } = session;
+    const changed = refused.map((r) => prefixKey(r.prefix) + r.message).join() + beyond;
+    session.retry = refused.some((r) => r.code !== 'ERR_ROUTE_NOT_ALLOWED');
+    if (changed === session.toldRefused) return;
+    session.toldRefused = changed;
+    this.counters.refusedRoutes += refused.length + beyond;
+    const groups = new Map<string, Refused[]>();
+    for (const r of refused) groups.set(r.code + r.message, [...(groups.get(r.code + r.message) ?? []), r]);
+    for (const group of groups.values()) {
+      const { code, message } = group[0]!;
+      this.logger.warn({ tenant: this.tenant, node: session.node, code }, message);
+      const prefixes = group.map((r) => r.prefix);
+      session.send(encodeControl({ type: 'refusal', code, message, prefixes }));
+    }
+  }
+
+  private setSources(session: Session): void {
+    session.port.setSources([...session.addresses.map(hostPrefix), ...session.routes.map((r) => r.prefix)]);
+  }
+
+  private announce(route: Route): void {
+    this.registry.add(route);
+    this.change(route, false);
+  }
+
+  private withdraw(route: Route): void {
+    if (!this.registry.remove(route.prefix, route.node)) return;
+    this.recheck = true;
+    this.change(route, true);
+  }
+
+  private withdrawAll(node: string): void {
+    for (const route of this.registry.routesOf(node).values()) this.withdraw(route);
+  }
+
+  private change(route: Route, withdrawn: boolean): void {
+    this.changes.set(`${prefixKey(route.prefix)} ${route.node}`, { route, withdrawn });
+    this.snapshot = null;
+    if (this.scheduled) return;
+    this.scheduled = true;
+    this.defer(() => this.flush());
+  }
+
+  /** Sends what changed in this turn to all nodes. */
+  private flush(): void {
+    this.scheduled = false;
+    if (this.recheck) {
+      // What one node withdrew may be what stood in another's way.
+      this.recheck = false;
+      for (const session of this.sessions.values()) if (session.retry) this.apply(session);
+    }
+    if (this.changes.size === 0) return;
+    const all = [...this.changes.values()];
+    this.changes.clear();
+    this.revision++;
+    this.snapshot = null;
+    const revision = this.revision;
+    const add = chunkRoutes(all.filter((c) => !c.withdrawn).map((c) => c.route)).filter((part) => part.length > 0);
+    const withdraw = chunkRoutes(all.filter((c) => c.withdrawn).map((c) => c.route)).filter((part) => part.length > 0);
+    const parts = [...withdraw.map((w) => ({ add: [], withdraw: w })), ...add.map((a) => ({ add: a, withdraw: [] }))];
+    const messages = parts.map((part, i) =>
+      encodeControl({ type: 'routes', revision, snapshot: false, more: i < parts.length - 1, ...part }),
+    );
+    for (const session of this.sessions.values()) {
+      if (!session.registered) continue;
+      for (const message of messages) session.send(message);
+      this.counters.updates += messages.length;
+    }
+  }
+
+  private encodedSnapshot(): readonly Uint8Array[] {
+    if (this.snapshot === null || this.snapshot.revision !== this.revision) {
+      const { revision } = this;
+      const parts = chunkRoutes(this.registry.routes);
+      const messages = parts.map((add, i) =>
+        encodeControl({ type: 'routes', revision, snapshot: i === 0, add, withdraw: [], more: i < parts.length - 1 }),
+      );
+      this.snapshot = { revision, messages };
+    }
+    return this.snapshot.messages;
+  }
+}
+
+class Session implements NodeSession {
+  readonly node: string;
+  readonly port: Port;
+  readonly allowed: readonly Prefix[];
+  addresses: readonly Uint8Array[] = [];
+  routes: readonly Route[] = [];
+  registered = false;
+  // Advertise messages that are not complete yet, and how many routes they had in all.
+  pending: Route[] = [];
+  wantedTotal = 0;
+  wanted: readonly Route[] = [];
+  /** Routes that the last complete set had beyond what is kept of it. */
+  beyond = 0;
+  /** Some of `wanted` was refused for a reason that may pass. */
+  retry = false;
+  toldRefused = '0';
+
+  constructor(
+    private readonly control: CloudControl,
+    private readonly up: NodeUp,
+    readonly bucket: TokenBucket,
+  ) {
+    this.node = up.node;
+    this.port = up.port;
+    this.allowed = up.allowed;
+  }
+
+  handleControl(now: Micros, message: Uint8Array): void {
+    this.control.handle(now, this, message);
+  }
+
+  down(now: Micros): void {
+    this.control.down(now, this);
+  }
+
+  send(message: Uint8Array): void {
+    this.up.send(message);
+  }
+}
