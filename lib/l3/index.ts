@@ -11,6 +11,14 @@ export * from './address-pool.js';
 export { CloudControl, type CloudControlOptions } from './cloud-control.js';
 export * from './control.js';
 export type { CounterName, Counters } from './counters.js';
+export {
+  attachLink,
+  DeadlineTimer,
+  type LinkPortOptions,
+  PingDriver,
+  type PingOptions,
+  type PingReport,
+} from './driver.js';
 export type * from './endpoint.js';
 export { NodeControl, type NodeControlOptions } from './node-control.js';
 export { completeChecksum, MAX_SEGMENTS, offloadHeaders, Segmenter, wireLength } from './offload.js';

@@ -7,10 +7,8 @@ import {
   KubeBusError,
   lengthAt,
   type Micros,
-  MS,
   NEVER,
   putHeader,
-  putU16,
   putU32,
   type Random,
 } from '../core/index.js';
