@@ -112,7 +112,7 @@ export class Pipe {
     this.counts.sent++;
     this.tap?.(world.now, frame);
     const bytes = frame.length - HEADER;
-    if (im.mtu !== undefined && bytes > im.mtu) {
+    if (im.mtu !== undefined && segmentBytes(frame) > im.mtu) {
       this.counts.tooBig++;
       this.onTooBig?.(frame, im.mtu);
       return;
@@ -155,6 +155,15 @@ export class Pipe {
   }
 }
 
+/** Size of the packet, or of the segments a super-packet stands for. */
+function segmentBytes(frame: Uint8Array): number {
+  const bytes = frame.length - HEADER;
+  const gsoSize = (frame[2]! << 8) | frame[3]!;
+  if (gsoSize === 0) return bytes;
+  const ip = frame[HEADER]! >> 4 === 4 ? 20 : 40;
+  return ip + (frame[HEADER + ip + 12]! >> 4) * 4 + gsoSize;
+}
+
 /** Writes packets into buffers of their own, for the simulator and for scripts. */
 export class FrameWriter implements PacketWriter {
   bytes: Uint8Array = new Uint8Array(70_000);
@@ -185,7 +194,7 @@ const segment = new TcpSegment();
 /** One end of one connection: the core, its driver on the virtual clock, and an application. */
 export class Peer {
   connection: TcpConnection | null = null;
-  out: Pipe | null = null;
+  out: { send(frame: Uint8Array): void } | null = null;
   /** Called after every round with the event bits. */
   onEvents: (events: number) => void = () => {};
   private armed: Micros = Number.POSITIVE_INFINITY;
@@ -255,7 +264,7 @@ export class Peer {
 export function makePeers(
   world: World,
   options: Partial<TcpOptions> = {},
-  path: { v6?: boolean; mtu?: number; offload?: boolean; port?: number } = {},
+  path: { v6?: boolean; mtu?: number; offload?: boolean; port?: number; nodes?: [number, number] } = {},
 ): [Peer, Peer] {
   const address = (n: number) =>
     path.v6 ? Uint8Array.from([0xfd, 0x80, ...new Array(13).fill(0), n]) : Uint8Array.from([10, 0, 0, n]);
@@ -273,15 +282,19 @@ export function makePeers(
       random: world.random,
       options: { ...DEFAULT_TCP_OPTIONS, ...options },
     });
-  return [make(1, 2, port, 80), make(2, 1, 80, port)];
+  const [one, two] = path.nodes ?? [1, 2];
+  return [make(one, two, port, 80), make(two, one, 80, port)];
 }
 
 /** Joins two peers by a pipe each way. */
-export function join(world: World, a: Peer, b: Peer, there: Impairment, back: Impairment = there): void {
-  a.out = new Pipe(world, there, (frame) => b.receive(frame));
-  b.out = new Pipe(world, back, (frame) => a.receive(frame));
-  a.out.onTooBig = (frame, mtu) => a.tooBig(frame, mtu);
-  b.out.onTooBig = (frame, mtu) => b.tooBig(frame, mtu);
+export function join(world: World, a: Peer, b: Peer, there: Impairment, back: Impairment = there): [Pipe, Pipe] {
+  const outbound = new Pipe(world, there, (frame) => b.receive(frame));
+  const inbound = new Pipe(world, back, (frame) => a.receive(frame));
+  outbound.onTooBig = (frame, mtu) => a.tooBig(frame, mtu);
+  inbound.onTooBig = (frame, mtu) => b.tooBig(frame, mtu);
+  a.out = outbound;
+  b.out = inbound;
+  return [outbound, inbound];
 }
 
 /** Byte `i` of the stream that is sent for `seed`: cheap, and without a period that a shifted stream could hide in. */
@@ -348,3 +361,93 @@ export class Transfer {
 
 /** Asks for the `writable` event when the buffer is full: it takes nothing then. */
 const ONE_TOO_MANY = new Uint8Array(1);
+
+/** A tree of hosts and routers; packets find their way by the last byte of the address. */
+export class Network {
+  private readonly links: Map<number, Pipe>[] = [];
+  private readonly next: number[][] = [];
+  private readonly peers: Map<number, Peer>[] = [];
+
+  constructor(private readonly world: World) {}
+
+  addNode(): number {
+    this.links.push(new Map());
+    this.peers.push(new Map());
+    return this.links.length - 1;
+  }
+
+  connect(a: number, b: number, there: Impairment, back: Impairment = there): void {
+    this.pipe(a, b, there);
+    this.pipe(b, a, back);
+  }
+
+  private pipe(from: number, to: number, impairment: Impairment): void {
+    const pipe = new Pipe(this.world, impairment, (frame) => this.arrive(to, frame));
+    // The router in front of the narrow link tells the sender.
+    pipe.onTooBig = (frame, mtu) => this.peerOf(frame, true)?.tooBig(frame, mtu);
+    this.links[from]!.set(to, pipe);
+  }
+
+  /** All pipes, for taking links down and for counters. */
+  get pipes(): Pipe[] {
+    return this.links.flatMap((m) => [...m.values()]);
+  }
+
+  /** Two peers at two nodes, each with an out that leads into the network. Addresses end in node + 1. */
+  flow(
+    a: number,
+    b: number,
+    port: number,
+    options: Partial<TcpOptions>,
+    path: { v6?: boolean; mtu?: number; offload?: boolean },
+  ): [Peer, Peer] {
+    const peers = makePeers(this.world, options, { ...path, port, nodes: [a + 1, b + 1] });
+    for (const [i, node] of [a, b].entries()) {
+      const peer = peers[i]!;
+      this.peers[node]!.set(peer.config.localPort * 65_536 + peer.config.remotePort, peer);
+      peer.out = { send: (frame: Uint8Array) => this.arrive(node, frame) };
+    }
+    return peers;
+  }
+
+  private arrive(node: number, frame: Uint8Array): void {
+    const v4 = frame[HEADER]! >> 4 === 4;
+    const to = frame[HEADER + (v4 ? 19 : 39)]! - 1;
+    if (to === node) {
+      // Delivered by an event of its own, as an interrupt would.
+      this.peerOf(frame, false)?.receive(frame);
+      return;
+    }
+    const hop = this.route(node, to);
+    if (hop >= 0) this.links[node]!.get(hop)!.send(frame);
+  }
+
+  private peerOf(frame: Uint8Array, sender: boolean): Peer | undefined {
+    const ip = frame[HEADER]! >> 4 === 4 ? 20 : 40;
+    const at = HEADER + ip;
+    const source = (frame[at]! << 8) | frame[at + 1]!;
+    const destination = (frame[at + 2]! << 8) | frame[at + 3]!;
+    const node = frame[HEADER + (ip === 20 ? (sender ? 15 : 19) : sender ? 23 : 39)]! - 1;
+    return this.peers[node]?.get(sender ? source * 65_536 + destination : destination * 65_536 + source);
+  }
+
+  private route(from: number, to: number): number {
+    const row = (this.next[from] ??= this.search(from));
+    return row[to] ?? -1;
+  }
+
+  /** Breadth first: the first hop from `from` to every node. */
+  private search(from: number): number[] {
+    const row: number[] = [];
+    const queue = [...this.links[from]!.keys()].map((n) => [n, n] as const);
+    const seen = new Set([from]);
+    for (let item = queue.shift(); item !== undefined; item = queue.shift()) {
+      const [node, hop] = item;
+      if (seen.has(node)) continue;
+      seen.add(node);
+      row[node] = hop;
+      for (const n of this.links[node]!.keys()) queue.push([n, hop]);
+    }
+    return row;
+  }
+}
