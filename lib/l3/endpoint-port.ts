@@ -9,6 +9,8 @@ export interface EndpointRouter {
   readonly addresses: readonly Uint8Array[];
   egressTo(destination: Uint8Array): Port | null;
   handleLocal(now: Micros, slab: Slab, start: number, end: number): void;
+  /** Packets that `deferred` took, now to be delivered. */
+  handleDeferred(now: Micros, slab: Slab, start: number, end: number): void;
 }
 
 /** MTU to report where no route says one: what every IPv6 link has to carry (RFC 8200 §5). */
@@ -17,7 +19,7 @@ const NO_ROUTE_MTU = 1280;
 export class Endpoint implements IpEndpoint, PortSink {
   private handler: IpEndpointHandler | null = null;
   private clock: () => Micros = () => 0;
-  private readonly queue: { slab: Slab; start: number; end: number }[] = [];
+  private readonly queue: { now: Micros; slab: Slab; start: number; end: number }[] = [];
   private queuedBytes = 0;
   private scheduled = false;
 
@@ -73,10 +75,10 @@ export class Endpoint implements IpEndpoint, PortSink {
   }
 
   /** For packets that the endpoint itself caused: not from inside its call of `send`. False: the queue is full. */
-  deferred(slab: Slab, start: number, end: number): boolean {
+  deferred(now: Micros, slab: Slab, start: number, end: number): boolean {
     if (this.queuedBytes + end - start > this.queueBytes) return false;
     slab.retain();
-    this.queue.push({ slab, start, end });
+    this.queue.push({ now, slab, start, end });
     this.queuedBytes += end - start;
     if (!this.scheduled) {
       this.scheduled = true;
@@ -92,9 +94,9 @@ export class Endpoint implements IpEndpoint, PortSink {
   private drain(): void {
     this.scheduled = false;
     // Only what waits now: two sockets of this process that answer each other must not keep the rest of it waiting.
-    for (const { slab, start, end } of this.queue.splice(0)) {
+    for (const { now, slab, start, end } of this.queue.splice(0)) {
       this.queuedBytes -= end - start;
-      this.deliver(slab, start, end);
+      this.router.handleDeferred(now, slab, start, end);
       slab.release();
     }
   }

@@ -258,13 +258,13 @@ export class Vrf implements PortOwner {
       const todo = this.todo;
       if (todo !== Todo.none) {
         const { todoError, todoRest, todoEgress } = this;
-        if (run !== null) this.flush(run, ingress, slab, runStart, off, runPackets);
+        if (run !== null) this.flush(now, run, ingress, slab, runStart, off, runPackets);
         run = null;
         if (todo === Todo.error) this.sendError(now, ingress, buf, off + HEADER, length, todoError, todoRest);
-        else if (todo === Todo.segment) this.segment(slab, off, todoEgress!, ingress);
-        else this.fragment(slab, off, todoEgress!, ingress);
+        else if (todo === Todo.segment) this.segment(now, slab, off, todoEgress!, ingress);
+        else this.fragment(now, slab, off, todoEgress!, ingress);
       } else if (egress !== run) {
-        if (run !== null) this.flush(run, ingress, slab, runStart, off, runPackets);
+        if (run !== null) this.flush(now, run, ingress, slab, runStart, off, runPackets);
         run = egress;
         runStart = off;
         runPackets = 0;
@@ -272,7 +272,7 @@ export class Vrf implements PortOwner {
       runPackets++;
       off = next;
     }
-    if (run !== null) this.flush(run, ingress, slab, runStart, off, runPackets);
+    if (run !== null) this.flush(now, run, ingress, slab, runStart, off, runPackets);
   }
 
   /** Where the frame at `off` goes as it lies there, or null: dropped and counted, or see `todo`. */
@@ -396,14 +396,9 @@ export class Vrf implements PortOwner {
   /** For one of our addresses: the pinger, a userspace socket, the host's kernel, or the echo responder. */
   private deliver(now: Micros, ingress: PortState, buf: Buffer, off: number, length: number): PortState | null {
     const p = off + HEADER;
-    const protocol = buf[p]! >>> 4 === 4 ? buf[p + 9]! : buf[p + 6]!;
-    if (protocol === Protocol.icmp || protocol === Protocol.icmpv6) {
-      for (const listener of this.listeners) {
-        if (listener.handleIcmp(now, buf, off)) {
-          this.counters.values[Count.delivered]!++;
-          return null;
-        }
-      }
+    if (this.heard(now, buf, off)) {
+      this.counters.values[Count.delivered]!++;
+      return null;
     }
     const endpoint = this.endpoint;
     if (this.host !== null && ingress !== this.host) {
@@ -429,17 +424,47 @@ export class Vrf implements PortOwner {
     return this.forward(this.local, host, buf, off, p, length, flags, offloadHeaders(buf, off), buf[p]! >>> 4 === 4);
   }
 
-  private flush(run: PortState, ingress: PortState, slab: Slab, start: number, end: number, packets: number): void {
+  private flush(
+    now: Micros,
+    run: PortState,
+    ingress: PortState,
+    slab: Slab,
+    start: number,
+    end: number,
+    packets: number,
+  ): void {
     run.packetsOut += packets;
     run.bytesOut += end - start;
     if (run.kind === 'local') {
       this.counters.values[Count.delivered]! += packets;
       if (ingress.kind !== 'local') this.endpoint.deliver(slab, start, end);
-      else if (!this.endpoint.deferred(slab, start, end)) this.counters.values[Count['drop-local-queue']]! += packets;
+      else if (!this.endpoint.deferred(now, slab, start, end))
+        this.counters.values[Count['drop-local-queue']]! += packets;
       return;
     }
     this.counters.values[Count.forwarded]! += packets;
     run.sink.send(slab, start, end);
+  }
+
+  /** What the endpoint caused itself: shown to the listeners first, like all else that is for us. */
+  handleDeferred(now: Micros, slab: Slab, start: number, end: number): void {
+    let from = start;
+    for (let off = start, next = 0; off < end; off = next) {
+      next = off + HEADER + lengthAt(slab.bytes, off);
+      if (!this.heard(now, slab.bytes, off)) continue;
+      if (off > from) this.endpoint.deliver(slab, from, off);
+      from = next;
+    }
+    if (end > from) this.endpoint.deliver(slab, from, end);
+  }
+
+  /** True when it is ICMP and one of the listeners took it. */
+  private heard(now: Micros, buf: Uint8Array, off: number): boolean {
+    const p = off + HEADER;
+    const protocol = buf[p]! >>> 4 === 4 ? buf[p + 9]! : buf[p + 6]!;
+    if (protocol !== Protocol.icmp && protocol !== Protocol.icmpv6) return false;
+    for (const listener of this.listeners) if (listener.handleIcmp(now, buf, off)) return true;
+    return false;
   }
 
   private drop(counter: number): null {
@@ -481,39 +506,39 @@ export class Vrf implements PortOwner {
     const end = writeError(slab.bytes, 0, error, rest, source, buf, p, length);
     this.counters.values[Count['icmp-errors-sent']]!++;
     // Back to where the packet came from: its source has just been found to belong there.
-    if (ingress.kind === 'local') this.endpoint.deferred(slab, 0, end);
-    else this.flush(ingress, ingress, slab, 0, end, 1);
+    if (ingress.kind === 'local') this.endpoint.deferred(now, slab, 0, end);
+    else this.flush(now, ingress, ingress, slab, 0, end, 1);
     slab.release();
   }
 
-  private segment(slab: Slab, off: number, egress: PortState, ingress: PortState): void {
+  private segment(now: Micros, slab: Slab, off: number, egress: PortState, ingress: PortState): void {
     const segmenter = new Segmenter();
     if (!segmenter.begin(slab.bytes, off)) return;
     this.counters.values[Count['super-packets-segmented']]!++;
-    this.cut(segmenter, egress, ingress);
+    this.cut(now, segmenter, egress, ingress);
   }
 
   /** RFC 791 §3.2. A super-packet with DF clear is cut in segments first, each of which is then cut in fragments. */
-  private fragment(slab: Slab, off: number, egress: PortState, ingress: PortState): void {
+  private fragment(now: Micros, slab: Slab, off: number, egress: PortState, ingress: PortState): void {
     const flags = slab.bytes[off + 1]!;
     if ((flags & GSO_FLAGS) !== 0) {
       const segmenter = new Segmenter();
       if (!segmenter.begin(slab.bytes, off)) return;
       this.counters.values[Count['super-packets-segmented']]!++;
       const one = this.slabs.take();
-      while (segmenter.next(one.bytes, 0) !== 0) this.fragment(one, 0, egress, ingress);
+      while (segmenter.next(one.bytes, 0) !== 0) this.fragment(now, one, 0, egress, ingress);
       one.release();
       return;
     }
     if ((flags & Flag.partialChecksum) !== 0) completeChecksum(slab.bytes, off);
     const fragmenter = new Fragmenter();
     if (fragmenter.begin(slab.bytes, off, egress.mtu)) {
-      this.counters.values[Count['fragments-made']]! += this.cut(fragmenter, egress, ingress);
+      this.counters.values[Count['fragments-made']]! += this.cut(now, fragmenter, egress, ingress);
     }
   }
 
   /** Writes all pieces to slabs and sends them; returns how many there were. */
-  private cut(cutter: Segmenter | Fragmenter, egress: PortState, ingress: PortState): number {
+  private cut(now: Micros, cutter: Segmenter | Fragmenter, egress: PortState, ingress: PortState): number {
     const bytes = cutter.frameBytes;
     let slab = this.slabs.take();
     let end = 0;
@@ -521,7 +546,7 @@ export class Vrf implements PortOwner {
     let total = 0;
     for (;;) {
       if (end + bytes > slab.bytes.length) {
-        this.flush(egress, ingress, slab, 0, end, packets);
+        this.flush(now, egress, ingress, slab, 0, end, packets);
         slab.release();
         slab = this.slabs.take();
         end = 0;
@@ -533,7 +558,7 @@ export class Vrf implements PortOwner {
       packets++;
       total++;
     }
-    if (packets > 0) this.flush(egress, ingress, slab, 0, end, packets);
+    if (packets > 0) this.flush(now, egress, ingress, slab, 0, end, packets);
     slab.release();
     return total;
   }
