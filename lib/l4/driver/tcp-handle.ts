@@ -1,0 +1,227 @@
+// Edge: a TCP connection as net.Socket wants it: what Node's lib/net.js has in a libuv handle. No streams here, no
+// EventEmitter: one owner with five callbacks.
+
+import type { Driver } from '../driver.js';
+import type { FlowHandler, TcpFlow } from '../flow-table.js';
+import type { TcpSurface } from '../tcp/surface.js';
+import { TcpEvent, type TcpOptions } from '../tcp/types.js';
+import { codeOfReason } from './errors.js';
+
+/** Most bytes handed up at once: what Node's own sockets read at a time. */
+const READ_MAX = 65_536;
+
+export interface HandleOwner {
+  /** The connection is up (code null) or has failed. Active opens only. */
+  onConnect(code: string | null): void;
+  /** Bytes; the caller may call `readStop` in here. */
+  onData(chunk: Buffer): void;
+  /** Bytes of `readInto` (see `useBuffer`). False: stop reading. */
+  onBuffer(length: number): void;
+  onEnd(): void;
+  /** The connection broke; `code` as in `errno`. */
+  onReadError(code: string): void;
+}
+
+export class TcpHandle implements FlowHandler {
+  reading = false;
+  bytesRead = 0;
+  bytesWritten = 0;
+  readonly connection: TcpSurface;
+  private owner: HandleOwner | null = null;
+  private connecting: boolean;
+  private ended = false;
+  /** How it ended, once it did; and whether that has been told. */
+  private failure: string | null = null;
+  private told = false;
+  private finished = false;
+  private target: Uint8Array | null = null;
+  private pending: Uint8Array[] = [];
+  private pendingDone: ((code: string | null) => void) | null = null;
+  private referenced = false;
+
+  constructor(
+    readonly driver: Driver,
+    readonly flow: TcpFlow,
+    connecting: boolean,
+  ) {
+    this.connecting = connecting;
+    this.connection = flow.connection!;
+    flow.handler = this;
+    this.ref();
+  }
+
+  attach(owner: HandleOwner): void {
+    this.owner = owner;
+  }
+
+  ref(): void {
+    if (this.referenced || this.finished) return;
+    this.referenced = true;
+    this.driver.ref();
+  }
+
+  unref(): void {
+    if (!this.referenced) return;
+    this.referenced = false;
+    this.driver.unref();
+  }
+
+  /** Data goes to this buffer from now on, and is told by `onBuffer`. */
+  useBuffer(target: Uint8Array): void {
+    this.target = target;
+  }
+
+  readStart(): void {
+    if (this.reading || this.finished) return;
+    this.reading = true;
+    const { connection } = this;
+    // What is there already comes in its own tick, as from the kernel.
+    if (connection.readable > 0 || connection.ended || this.failure !== null) process.nextTick(this.pull);
+  }
+
+  readStop(): void {
+    this.reading = false;
+  }
+
+  /** `done(null)` once the connection has taken all bytes, perhaps at once; `done(code)` if it cannot. */
+  write(chunks: readonly Uint8Array[], done: (code: string | null) => void): void {
+    if (this.failure !== null) {
+      // The first use after a reset says so, any later one EPIPE; as in the kernel.
+      const code = this.told ? 'EPIPE' : this.failure;
+      this.told = true;
+      done(code);
+      return;
+    }
+    let i = 0;
+    for (; i < chunks.length; i++) {
+      const chunk = chunks[i]!;
+      this.bytesWritten += chunk.length;
+      const taken = this.connection.write(chunk);
+      if (taken < chunk.length) {
+        this.pending = [chunk.subarray(taken), ...chunks.slice(i + 1)];
+        for (const rest of chunks.slice(i + 1)) this.bytesWritten += rest.length;
+        this.pendingDone = done;
+        break;
+      }
+    }
+    this.driver.touch(this.flow);
+    if (i === chunks.length) done(null);
+  }
+
+  /** FIN after what was written. */
+  shutdown(): string | null {
+    if (this.failure !== null) return this.told ? null : 'ENOTCONN';
+    this.connection.shutdown();
+    this.driver.touch(this.flow);
+    return null;
+  }
+
+  setOption<K extends keyof TcpOptions>(name: K, value: TcpOptions[K]): void {
+    this.connection.setOption(name, value);
+    this.driver.touch(this.flow);
+  }
+
+  /** Lets go: what was written is still delivered, nobody reads. */
+  close(): void {
+    this.finish(() => this.connection.close());
+  }
+
+  reset(): void {
+    this.finish(() => this.connection.abort());
+  }
+
+  private finish(how: () => void): void {
+    if (this.finished) return;
+    this.finished = true;
+    this.reading = false;
+    this.owner = null;
+    this.flow.handler = null;
+    const done = this.pendingDone;
+    this.pendingDone = null;
+    this.pending = [];
+    how();
+    this.driver.touch(this.flow);
+    this.unref();
+    done?.('ECANCELED');
+  }
+
+  onTcpEvents(_flow: TcpFlow, events: number): void {
+    if (this.connecting) {
+      if ((events & (TcpEvent.established | TcpEvent.closed)) === 0) return;
+      this.connecting = false;
+      if ((events & TcpEvent.established) === 0) {
+        this.failure = codeOfReason(this.connection.reason);
+        this.owner?.onConnect(this.failure);
+        return;
+      }
+      this.owner?.onConnect(null);
+      events &= ~TcpEvent.established;
+      // Whoever awaits 'connect' has to get his turn before an error comes.
+      if (events !== 0) setImmediate(() => this.handleEvents(events));
+      return;
+    }
+    this.handleEvents(events);
+  }
+
+  private handleEvents(events: number): void {
+    if (this.finished) return;
+    if ((events & TcpEvent.closed) !== 0 && this.connection.reason !== 'none') {
+      this.failure = codeOfReason(this.connection.reason);
+    }
+    if ((events & TcpEvent.writable) !== 0 && this.pendingDone !== null) this.flushPending();
+    if (this.reading) this.pull();
+    if (this.failure !== null && this.pendingDone !== null) {
+      const done = this.pendingDone;
+      this.pendingDone = null;
+      this.pending = [];
+      this.told = true;
+      done(this.failure);
+    }
+  }
+
+  private flushPending(): void {
+    while (this.pending.length > 0) {
+      const chunk = this.pending[0]!;
+      const taken = this.connection.write(chunk);
+      this.driver.touch(this.flow);
+      if (taken < chunk.length) {
+        this.pending[0] = chunk.subarray(taken);
+        return;
+      }
+      this.pending.shift();
+    }
+    const done = this.pendingDone;
+    this.pendingDone = null;
+    done?.(null);
+  }
+
+  private readonly pull = (): void => {
+    const { connection } = this;
+    let took = false;
+    while (this.reading && connection.readable > 0) {
+      took = true;
+      if (this.target !== null) {
+        const n = connection.readInto(this.target);
+        this.bytesRead += n;
+        this.owner?.onBuffer(n);
+        continue;
+      }
+      const chunk = connection.read(READ_MAX);
+      if (chunk === null) break;
+      this.bytesRead += chunk.length;
+      this.owner?.onData(chunk);
+    }
+    if (took) this.driver.touch(this.flow);
+    if (!this.reading) return;
+    if (connection.ended) {
+      if (this.ended) return;
+      this.ended = true;
+      this.reading = false;
+      this.owner?.onEnd();
+    } else if (this.failure !== null && !this.told) {
+      this.told = true;
+      this.reading = false;
+      this.owner?.onReadError(this.failure);
+    }
+  };
+}
