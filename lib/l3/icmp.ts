@@ -111,7 +111,7 @@ export function isLinkLocal6(buf: Uint8Array, off: number): boolean {
 
 /**
  * Writes the frame of an ICMP error about the packet at buf[p, p + length) to out[at...]; returns where it ends. `rest` is the second word of
- * the message: the MTU for TOO_BIG, otherwise 0.
+ * the message: the MTU for TOO_BIG, otherwise 0. `mtu` is that of the path back.
  */
 export function writeError(
   out: Uint8Array,
@@ -122,10 +122,11 @@ export function writeError(
   buf: Uint8Array,
   p: number,
   length: number,
+  mtu: number,
 ): number {
   const v4 = source.length === 4;
   const header = v4 ? IPV4_HEADER : IPV6_HEADER;
-  const quoted = Math.min(length, (v4 ? ERROR_MAX_4 : ERROR_MAX_6) - header - ICMP_HEADER);
+  const quoted = Math.max(0, Math.min(length, Math.min(mtu, v4 ? ERROR_MAX_4 : ERROR_MAX_6) - header - ICMP_HEADER));
   const total = header + ICMP_HEADER + quoted;
   const ip = at + HEADER;
   const t = ip + header;

@@ -30,3 +30,4 @@ export * from './router.js';
 export { StateFile, type StateFileOptions } from './state-file.js';
 export type { IcmpListener, Vrf, VrfLimits } from './vrf.js';
 export { DEFAULT_VRF_LIMITS } from './vrf.js';
+export { packetLine } from './wire/pretty.js';

@@ -406,6 +406,7 @@ export class Vrf implements PortOwner {
       return this.toHost(this.host, buf, off, p, length);
     }
     if (isEchoRequest(buf, p, length)) {
+      if (length > ingress.mtu) return this.drop(Count['drop-too-big']);
       makeEchoReply(buf, p, length);
       this.counters.values[Count['echo-replies']]!++;
       return ingress;
@@ -503,7 +504,7 @@ export class Vrf implements PortOwner {
       return;
     }
     const slab = this.slabs.take();
-    const end = writeError(slab.bytes, 0, error, rest, source, buf, p, length);
+    const end = writeError(slab.bytes, 0, error, rest, source, buf, p, length, ingress.mtu);
     this.counters.values[Count['icmp-errors-sent']]!++;
     // Back to where the packet came from: its source has just been found to belong there.
     if (ingress.kind === 'local') this.endpoint.deferred(now, slab, 0, end);
