@@ -4,15 +4,17 @@
 import { type Micros, NEVER } from '../../core/index.js';
 import type { PacketWriter } from '../wire/packet-writer.js';
 import { TcpFlag, type TcpSegment } from '../wire/tcp.js';
-import { beginTcp, finishTcp, TcpFields } from '../wire/tcp-emit.js';
-import { ChallengeLimiter, isAcceptable, judgeRst, mayLoop } from './acceptability.js';
+import { ChallengeLimiter } from './acceptability.js';
+import { judgeArrival } from './arrival.js';
 import { Closing } from './close.js';
 import { createController } from './controllers.js';
 import { Handshake } from './handshake.js';
 import { KeepAlive } from './keepalive.js';
 import { PathMtu } from './mtu.js';
+import { Output } from './output.js';
 import { Persist } from './persist.js';
 import { Receiver } from './receiver.js';
+import { RetransmitTimer } from './retransmit-timer.js';
 import { type Plan, Sender } from './sender.js';
 import { type Seq, seqAdd, seqDiff } from './seq.js';
 import { canTransmit, hasPeerFin, isSynchronized, StateMachine, type TcpState } from './state.js';
@@ -31,9 +33,6 @@ import {
 } from './types.js';
 import { Urgent } from './urgent.js';
 
-/** Filled and emptied within one call; packets are written one at a time. */
-const fields = new TcpFields();
-
 export class TcpConnection implements TcpSurface {
   private readonly machine = new StateMachine();
   private readonly timers = new Timers();
@@ -44,6 +43,8 @@ export class TcpConnection implements TcpSurface {
   private readonly closing = new Closing();
   private readonly mtu: PathMtu;
   private readonly urgent = new Urgent();
+  private readonly output: Output;
+  private readonly retransmit: RetransmitTimer;
   private readonly iss: Seq;
   private options: TcpOptions;
   private keep: KeepAlive | null = null;
@@ -51,35 +52,25 @@ export class TcpConnection implements TcpSurface {
   private limiter: ChallengeLimiter | null = null;
   private timeWait: TimeWait | null = null;
   private timeWaitTaken = false;
-  private offload: boolean;
   private events = 0;
   private wantsWritable = false;
   /** What the next poll has to send besides data and acknowledgements. */
   private synDue = false;
   private resetDue = false;
-  private probeDue: 'none' | 'tail' | 'window' = 'none';
+  private probeDue = false;
   private failure: TcpReason = 'none';
   private soft: TcpReason = 'none';
-  private readonly counters = {
-    sent: 0,
-    received: 0,
-    bytesSent: 0,
-    bytesReceived: 0,
-    timeouts: 0,
-    dropped: 0,
-    challenges: 0,
-  };
+  private readonly counters = { received: 0, bytesReceived: 0, timeouts: 0, dropped: 0, challenges: 0 };
 
   private constructor(readonly config: TcpConfig) {
     const { options } = config;
     const v6 = config.localAddress.length === 16;
     this.options = options as TcpOptions;
     this.iss = config.iss | 0;
-    this.offload = config.offload;
     this.mtu = new PathMtu(config.mtu, v6);
     this.ts = new Timestamps(config.tsOffset | 0);
     this.handshake = new Handshake(this.options, v6);
-    const mss = Math.min(options.mss, config.mtu - this.headers);
+    const mss = Math.min(options.mss, config.mtu - (v6 ? 60 : 40));
     this.sender = new Sender(
       this.iss,
       createController(options.congestion, options.initialWindow * mss, mss, options.pacing),
@@ -91,6 +82,8 @@ export class TcpConnection implements TcpSurface {
       options.maxReceiveBuffer,
       config.memory,
     );
+    this.retransmit = new RetransmitTimer(this.sender);
+    this.output = new Output(config, this.handshake, this.ts, this.sender, this.receiver, config.offload);
   }
 
   /** Active open: RFC 9293 §3.10.1. */
@@ -159,9 +152,9 @@ export class TcpConnection implements TcpSurface {
   stats(): Readonly<TcpStats> {
     const c = this.counters;
     return {
-      bytesSent: c.bytesSent,
+      bytesSent: this.output.bytes,
       bytesReceived: c.bytesReceived,
-      segmentsSent: c.sent,
+      segmentsSent: this.output.segments,
       segmentsReceived: c.received,
       retransmitted: this.sender.retransmittedBytes,
       timeouts: c.timeouts,
@@ -182,12 +175,12 @@ export class TcpConnection implements TcpSurface {
       this.timeWait?.handleSegment(now, segment);
       return;
     }
-    if (this.keep !== null) this.handleHeard(now);
+    this.keep?.handleHeard(now);
     if (state === 'SYN-SENT') {
       this.handleInSynSent(now, segment);
       return;
     }
-    if (!this.judge(now, segment)) {
+    if (!this.admit(now, segment)) {
       this.counters.dropped++;
       return;
     }
@@ -230,54 +223,33 @@ export class TcpConnection implements TcpSurface {
   /** A RST is owed for this ACK number (SYN-SENT only); null: none. */
   private strangeAck: Seq | null = null;
 
-  /** RFC 9293 §3.10.7.4 steps 1 to 4 with RFC 5961 and PAWS. False: dropped. */
-  private judge(now: Micros, segment: TcpSegment): boolean {
+  /** Steps 1 to 4. False: dropped. */
+  private admit(now: Micros, segment: TcpSegment): boolean {
     const { receiver } = this;
-    const { flags } = segment;
-    if (!this.ts.accepts(now, segment)) return this.answer(now, segment);
-    if (flags & TcpFlag.rst) {
-      const verdict = judgeRst(segment.seq, receiver.nxt, receiver.window);
-      if (verdict === 'reset') this.handleReset();
-      else if (verdict === 'challenge') this.challenge(now);
-      return false;
-    }
-    if (!isAcceptable(segment, receiver.nxt, receiver.window)) {
-      // In SYN-RECEIVED a SYN that repeats the first one means that our SYN-ACK was lost.
-      if (flags & TcpFlag.syn && this.machine.current === 'SYN-RECEIVED' && segment.seq === seqAdd(receiver.nxt, -1)) {
-        if (!(flags & TcpFlag.ack)) this.synDue = true;
-        // Simultaneous open: the peer's SYN-ACK acknowledges our SYN all the same.
-        else if (segment.ack === seqAdd(this.iss, 1)) this.establish(now, segment);
+    switch (judgeArrival(now, segment, this.machine.current, this.iss, receiver, this.ts)) {
+      case 'take':
+        return true;
+      case 'take-and-acknowledge':
+        receiver.requestAck();
+        return true;
+      case 'acknowledge':
+        receiver.requestAck();
         return false;
-      }
-      // With the window closed, an acknowledgement that comes with text still counts (RFC 9293 MUST-66).
-      const closed =
-        receiver.window === 0 && segment.seq === receiver.nxt && flags & TcpFlag.ack && !(flags & TcpFlag.syn);
-      if (!closed && !this.isOldWithNews(segment)) return this.answer(now, segment);
-      receiver.requestAck();
+      case 'challenge':
+        this.challenge(now);
+        return false;
+      case 'reset':
+        this.handleReset();
+        return false;
+      case 'repeat-syn':
+        this.synDue = true;
+        return false;
+      case 'establish':
+        this.establish(now, segment);
+        return false;
+      default:
+        return false;
     }
-    if (flags & TcpFlag.syn) {
-      // RFC 5961 §4.2: whatever its number.
-      this.challenge(now);
-      return false;
-    }
-    // RFC 9293: without ACK there is nothing to be done with it.
-    return (flags & TcpFlag.ack) !== 0;
-  }
-
-  /** A duplicate whose text we have, but whose acknowledgement may be newer than any (both sides retransmit). */
-  private isOldWithNews(segment: TcpSegment): boolean {
-    if (!(segment.flags & TcpFlag.ack) || segment.flags & TcpFlag.syn || segment.length === 0) return false;
-    const end = seqAdd(segment.seq, segment.seqLength);
-    const age = seqDiff(this.receiver.nxt, end);
-    return age >= 0 && age <= this.receiver.bufferLimit;
-  }
-
-  /** An unacceptable segment gets an acknowledgement (rationed where two stacks could answer each other for ever). */
-  private answer(now: Micros, segment: TcpSegment): false {
-    if (segment.flags & TcpFlag.rst) return false;
-    if (mayLoop(segment)) this.challenge(now);
-    else this.receiver.requestAck();
-    return false;
   }
 
   private challenge(now: Micros): void {
@@ -321,14 +293,8 @@ export class TcpConnection implements TcpSurface {
       this.wantsWritable = false;
       this.events |= TcpEvent.writable;
     }
-    if (sender.recovery.board.count === 0) {
-      this.timers.stop(Timer.rto);
-      sender.recovery.tlp.reset();
-      if (sender.news && sender.allAcknowledged) this.events |= TcpEvent.drained;
-    } else if (sender.news) {
-      this.timers.set(Timer.rto, now + sender.rto.value);
-      this.armTailProbe(now);
-    }
+    this.retransmit.handleAck(now);
+    if (sender.news && sender.allAcknowledged) this.events |= TcpEvent.drained;
     if (sender.wnd > 0 && this.timers.armed(Timer.persist)) {
       this.timers.stop(Timer.persist);
       this.persist?.handleOpen();
@@ -388,7 +354,7 @@ export class TcpConnection implements TcpSurface {
   // ---- handle*: time, ICMP, path ------------------------------------------------------------------------------
 
   handleTimeout(now: Micros): void {
-    const { timers, sender } = this;
+    const { timers } = this;
     if (this.timeWait !== null) {
       if (now >= this.timeWait.deadline && this.state === 'TIME-WAIT') this.machine.change('CLOSED');
       return;
@@ -401,13 +367,7 @@ export class TcpConnection implements TcpSurface {
     if (this.state === 'CLOSED') return;
     if (timers.expired(Timer.keepAlive, now) && this.keep !== null) this.handleKeepAlive(now);
     if (timers.expired(Timer.persist, now)) this.handlePersist(now);
-    const { recovery } = sender;
-    if (now >= recovery.rackDeadline) recovery.handleReorderingTimeout(now, sender.nxt, sender.mss);
-    if (now >= recovery.tlp.deadline) {
-      recovery.tlp.cancel();
-      if (recovery.probeAllowed) this.probeDue = 'tail';
-    }
-    if (timers.expired(Timer.rto, now)) this.handleRto(now);
+    if (this.retransmit.handleTimeout(now)) this.handleRto(now);
   }
 
   private handleRto(now: Micros): void {
@@ -425,12 +385,8 @@ export class TcpConnection implements TcpSurface {
     }
     sender.handleTimeout(now);
     if (this.mtu.handleTimeouts(now, sender.timeouts)) this.applyMss();
-    this.timers.set(Timer.rto, Math.min(now + sender.rto.value, this.userDeadline(now)));
-  }
-
-  /** Not later than the moment the user timeout runs out. */
-  private userDeadline(now: Micros): Micros {
-    return now + Math.max(0, this.options.userTimeout - this.sender.rto.unansweredFor(now));
+    // Not later than the moment the user timeout runs out.
+    this.retransmit.restart(now, now + Math.max(0, this.options.userTimeout - sender.rto.unansweredFor(now)));
   }
 
   private handleKeepAlive(now: Micros): void {
@@ -441,7 +397,7 @@ export class TcpConnection implements TcpSurface {
       this.fail('timeout');
       return;
     }
-    if (verdict === 'probe') this.probeDue = 'window';
+    if (verdict === 'probe') this.probeDue = true;
     this.timers.set(Timer.keepAlive, Math.max(keep.deadline(this.options), now + this.options.keepAliveInterval));
   }
 
@@ -452,11 +408,7 @@ export class TcpConnection implements TcpSurface {
       return;
     }
     persist.handleProbe(now);
-    this.probeDue = 'window';
-  }
-
-  private handleHeard(now: Micros): void {
-    this.keep!.handleHeard(now);
+    this.probeDue = true;
   }
 
   handleIcmp(now: Micros, kind: IcmpKind, sequence: number, mtu: number): void {
@@ -484,7 +436,7 @@ export class TcpConnection implements TcpSurface {
   }
 
   handlePath(now: Micros, mtu: number, offload: boolean): void {
-    this.offload = offload;
+    this.output.offload = offload;
     this.mtu.handleRoute(mtu);
     const state = this.machine.current;
     if (state === 'CLOSED' || state === 'TIME-WAIT') return;
@@ -497,7 +449,7 @@ export class TcpConnection implements TcpSurface {
     // The network is back: what waits for a timer would wait for its back-off too.
     if (this.sender.rto.backedOff > 0) {
       this.sender.rto.forgive();
-      if (this.timers.armed(Timer.rto)) this.timers.set(Timer.rto, now);
+      this.retransmit.hurry(now);
     }
     if (this.timers.armed(Timer.persist)) this.timers.set(Timer.persist, now);
   }
@@ -567,29 +519,56 @@ export class TcpConnection implements TcpSurface {
 
   pollTransmit(now: Micros, out: PacketWriter): boolean {
     this.lastPoll = now;
-    if (this.resetDue) return this.emitReset(out);
+    const { output, receiver, sender } = this;
     const state = this.machine.current;
+    if (this.resetDue) {
+      this.resetDue = false;
+      output.emitReset(out, sender.nxt, receiver.nxt);
+      return true;
+    }
     if (state === 'CLOSED') return false;
     if (state === 'TIME-WAIT') return this.timeWait?.pollTransmit(now, out) ?? false;
-    if (this.strangeAck !== null) return this.emitStrangeReset(out);
-    if (this.synDue) return this.emitSyn(now, out);
+    if (this.strangeAck !== null) {
+      output.emitReset(out, this.strangeAck, null);
+      this.strangeAck = null;
+      return true;
+    }
+    if (this.synDue) return this.transmitSyn(now, out);
     if (!isSynchronized(state)) return false;
-    const { receiver, sender } = this;
     // SACK blocks go in a segment of their own: beside them a full segment has no room.
-    if (receiver.ackDue && receiver.sackDue && this.handshake.sack) return this.emitAck(now, out, sender.nxt);
-    if (canTransmit(state)) {
-      if (this.mtu.handleTime(now)) this.applyMss();
-      const plan = this.probeDue === 'tail' ? this.planTailProbe(now) : sender.plan(now);
-      if (plan !== null) return this.emitData(now, out, plan);
+    let bare = receiver.ackDue && receiver.sackDue && this.handshake.sack;
+    if (!bare && canTransmit(state)) {
+      const plan = this.retransmit.probeDue ? this.retransmit.planProbe(now) : sender.plan(now);
+      if (plan !== null) return this.transmitData(now, out, plan);
       if (sender.windowBlocked && !this.timers.armed(Timer.persist)) this.armPersist(now);
     }
-    if (this.probeDue === 'window') {
-      this.probeDue = 'none';
-      // Deviation from RFC 9293 §3.8.6.1, which probes with new data: as Linux, an old sequence number, so that the peer
-      // answers whatever its window is, and no data is sent into a closed window.
-      return this.emitAck(now, out, seqAdd(sender.una, -1));
-    }
-    return receiver.ackDue ? this.emitAck(now, out, sender.nxt) : false;
+    // Deviation from RFC 9293 §3.8.6.1, which probes with new data: as Linux, an old sequence number, so that the peer
+    // answers whatever its window is, and no data is sent into a closed window.
+    const probe = this.probeDue;
+    bare ||= receiver.ackDue || probe;
+    this.probeDue = false;
+    if (bare) output.emitAck(now, out, probe ? seqAdd(sender.una, -1) : sender.nxt);
+    return bare;
+  }
+
+  private transmitData(now: Micros, out: PacketWriter, plan: Plan): true {
+    const { retransmission } = plan;
+    const fin = plan.fin && !retransmission;
+    this.output.emitData(now, out, plan);
+    this.sender.handleSent(now);
+    this.retransmit.handleSent(now, retransmission);
+    if (fin) this.closing.handleFinSent(this.machine);
+    if (this.mtu.handleTime(now)) this.applyMss();
+    return true;
+  }
+
+  private transmitSyn(now: Micros, out: PacketWriter): true {
+    this.synDue = false;
+    this.synSentAt = now;
+    this.sender.nxt = seqAdd(this.iss, 1);
+    this.output.emitSyn(now, out, this.iss, Math.min(this.options.mss, this.mtu.value - this.output.headers));
+    this.retransmit.start(now);
+    return true;
   }
 
   pollEvents(): number {
@@ -601,10 +580,8 @@ export class TcpConnection implements TcpSurface {
   pollDeadline(): Micros {
     if (this.machine.current === 'CLOSED') return NEVER;
     if (this.timeWait !== null) return this.timeWaitTaken ? NEVER : this.timeWait.deadline;
-    const { recovery } = this.sender;
-    let at = Math.min(this.timers.nextDeadline, this.receiver.delayedAckDeadline);
-    at = Math.min(at, recovery.rackDeadline, recovery.tlp.deadline, this.sender.pacingDeadline);
-    return at;
+    const at = Math.min(this.timers.nextDeadline, this.receiver.delayedAckDeadline);
+    return Math.min(at, this.retransmit.deadline, this.sender.pacingDeadline);
   }
 
   takeTimeWait(): TimeWait | null {
@@ -632,7 +609,7 @@ export class TcpConnection implements TcpSurface {
     this.applyMss();
     sender.cc.setCwnd(this.options.initialWindow * sender.mss);
     this.machine.change('ESTABLISHED');
-    this.timers.stop(Timer.rto);
+    this.retransmit.stop();
     this.timers.stop(Timer.connect);
     this.synDue = false;
     this.events |= TcpEvent.established;
@@ -642,6 +619,7 @@ export class TcpConnection implements TcpSurface {
 
   private enterTimeWait(now: Micros): void {
     this.timers.stopAll();
+    this.retransmit.stop();
     const window = this.receiver.offerWindow(false);
     const { ts, sender, receiver } = this;
     this.timeWait = new TimeWait(
@@ -651,7 +629,7 @@ export class TcpConnection implements TcpSurface {
       window,
       ts.enabled,
       ts.recent,
-      this.offload,
+      this.output.offload,
       now,
     );
     this.timeWait.requestAck();
@@ -661,6 +639,7 @@ export class TcpConnection implements TcpSurface {
   private finish(): void {
     if (this.machine.current !== 'CLOSED') this.machine.change('CLOSED');
     this.timers.stopAll();
+    this.retransmit.stop();
     this.sender.buffer.clear();
     this.sender.recovery.board.clear();
     this.events |= TcpEvent.closed;
@@ -680,130 +659,23 @@ export class TcpConnection implements TcpSurface {
     this.fail(reason);
   }
 
-  // ---- output -------------------------------------------------------------------------------------------------
-
-  /** IP and TCP header without options. */
-  private get headers(): number {
-    return this.config.localAddress.length === 4 ? 40 : 60;
-  }
+  // ---- helpers ------------------------------------------------------------------------------------------------
 
   private applyMss(): void {
+    const { headers, offload } = this.output;
     const options = this.handshake.timestamps ? 12 : 0;
-    const mss = Math.min(this.handshake.peerMss, this.mtu.value - this.headers) - options;
-    this.sender.setMss(Math.max(mss, 8), this.headers + options, this.offload);
-  }
-
-  private armTailProbe(now: Micros): void {
-    const { sender } = this;
-    const { recovery } = sender;
-    if (!recovery.probeAllowed) recovery.tlp.cancel();
-    else
-      recovery.tlp.arm(now, sender.rtt.srtt, recovery.board.outstanding <= sender.mss, this.timers.deadline(Timer.rto));
+    const mss = Math.min(this.handshake.peerMss, this.mtu.value - headers) - options;
+    this.sender.setMss(Math.max(mss, 8), headers + options, offload);
   }
 
   private armPersist(now: Micros): void {
-    const persist = (this.persist ??= new Persist());
-    this.timers.set(Timer.persist, now + persist.interval(this.sender.rto.value, this.options.maxRto));
+    this.persist ??= new Persist();
+    this.timers.set(Timer.persist, now + this.persist.interval(this.sender.rto.value, this.options.maxRto));
   }
 
   private armKeepAlive(now: Micros): void {
-    if (!this.options.keepAlive) {
-      this.keep = null;
-      this.timers.stop(Timer.keepAlive);
-      return;
-    }
-    this.keep ??= new KeepAlive(now);
-    this.timers.set(Timer.keepAlive, this.keep.deadline(this.options));
-  }
-
-  private planTailProbe(now: Micros): Plan | null {
-    this.probeDue = 'none';
-    const plan = this.sender.plan(now, true) ?? this.sender.planForced(false);
-    if (plan !== null)
-      this.sender.recovery.tlp.handleSent(
-        plan.retransmission ? this.sender.nxt : seqAdd(plan.start, plan.length),
-        plan.retransmission,
-      );
-    return plan;
-  }
-
-  /** Common fields of every segment of a synchronized connection. */
-  private fill(now: Micros, seq: Seq, flags: number): void {
-    fields.reset(seq, this.receiver.nxt, flags, this.receiver.offerWindow(false));
-    if (this.ts.enabled) {
-      fields.timestamps = true;
-      fields.tsval = this.ts.value(now);
-      fields.tsecr = this.ts.recent;
-    }
-    this.counters.sent++;
-  }
-
-  private emitAck(now: Micros, out: PacketWriter, seq: Seq): true {
-    this.fill(now, seq, TcpFlag.ack | this.sender.ecn.flagsFor(false));
-    if (this.handshake.sack && this.receiver.sackDue)
-      fields.sackCount = this.receiver.writeSack(fields.sack, fields.timestamps ? 3 : 4);
-    beginTcp(out, this.config, fields, 0);
-    finishTcp(out, this.config, this.offload, 0, 0, false);
-    return true;
-  }
-
-  private emitData(now: Micros, out: PacketWriter, plan: Plan): true {
-    const { sender } = this;
-    const { start, length, gsoSize, fin } = plan;
-    let flags: number = TcpFlag.ack | sender.ecn.flagsFor(!plan.retransmission && length > 0);
-    if (fin) flags |= TcpFlag.fin;
-    if (plan.push && length > 0) flags |= TcpFlag.psh;
-    this.fill(now, start, flags);
-    if (sender.ecn.enabled && !plan.retransmission && length > 0) fields.ecn = 2;
-    const at = beginTcp(out, this.config, fields, length);
-    sender.copy(start, length, out.bytes, at);
-    finishTcp(out, this.config, this.offload, gsoSize, length, (flags & TcpFlag.cwr) !== 0);
-    this.counters.bytesSent += plan.retransmission ? 0 : length;
-    const first = fin && !plan.retransmission;
-    sender.handleSent(now);
-    if (!this.timers.armed(Timer.rto)) this.timers.set(Timer.rto, now + sender.rto.value);
-    if (!plan.retransmission && !sender.recovery.tlp.waiting) this.armTailProbe(now);
-    if (first) this.closing.handleFinSent(this.machine);
-    return true;
-  }
-
-  private emitSyn(now: Micros, out: PacketWriter): true {
-    const { handshake, receiver, sender } = this;
-    this.synDue = false;
-    const flags = handshake.synReceived ? TcpFlag.syn | TcpFlag.ack : TcpFlag.syn;
-    const window = Math.min(handshake.synReceived ? receiver.offerWindow(true) : receiver.bufferLimit, 65_535);
-    fields.reset(this.iss, handshake.synReceived ? receiver.nxt : 0, flags, window);
-    handshake.fillSyn(
-      fields,
-      Math.min(this.options.mss, this.mtu.value - this.headers),
-      this.ts.value(now),
-      this.ts.recent,
-    );
-    this.synSentAt = now;
-    sender.nxt = seqAdd(this.iss, 1);
-    this.counters.sent++;
-    beginTcp(out, this.config, fields, 0);
-    finishTcp(out, this.config, this.offload, 0, 0, false);
-    this.timers.set(Timer.rto, now + sender.rto.value);
-    return true;
-  }
-
-  private emitReset(out: PacketWriter): true {
-    this.resetDue = false;
-    fields.reset(this.sender.nxt, this.receiver.nxt, TcpFlag.rst | TcpFlag.ack, 0);
-    return this.emitRst(out);
-  }
-
-  private emitStrangeReset(out: PacketWriter): true {
-    fields.reset(this.strangeAck!, 0, TcpFlag.rst, 0);
-    this.strangeAck = null;
-    return this.emitRst(out);
-  }
-
-  private emitRst(out: PacketWriter): true {
-    this.counters.sent++;
-    beginTcp(out, this.config, fields, 0);
-    finishTcp(out, this.config, this.offload, 0, 0, false);
-    return true;
+    this.keep = this.options.keepAlive ? (this.keep ?? new KeepAlive(now)) : null;
+    if (this.keep === null) this.timers.stop(Timer.keepAlive);
+    else this.timers.set(Timer.keepAlive, this.keep.deadline(this.options));
   }
 }

@@ -1,14 +1,14 @@
 // The named timers of a connection and their one nextDeadline. A spurious wake-up is harmless by contract.
-// Mechanisms with a deadline of their own making (RACK, TLP, delayed ACK, pacing) keep it; the connection takes the least.
+// Mechanisms with a deadline of their own making (retransmission, delayed ACK, pacing) keep it; the connection takes the least.
 
 import { type Micros, NEVER } from '../../core/index.js';
 
-export const Timer = { rto: 0, persist: 1, keepAlive: 2, finWait2: 3, linger: 4, connect: 5 } as const;
+export const Timer = { persist: 0, keepAlive: 1, finWait2: 2, linger: 3, connect: 4 } as const;
 export type TimerName = (typeof Timer)[keyof typeof Timer];
 
 export class Timers {
   // A plain array of doubles: half the size of a typed array, and nothing is boxed.
-  private readonly at: number[] = [NEVER, NEVER, NEVER, NEVER, NEVER, NEVER];
+  private readonly at: number[] = [NEVER, NEVER, NEVER, NEVER, NEVER];
 
   set(name: TimerName, at: Micros): void {
     this.at[name] = at;

@@ -1,0 +1,94 @@
+// Makes the segments of a connection: the common fields, and one method per kind of segment. What to send and when is
+// decided elsewhere.
+
+import type { Micros } from '../../core/index.js';
+import type { PacketWriter } from '../wire/packet-writer.js';
+import { TcpFlag } from '../wire/tcp.js';
+import { beginTcp, finishTcp, TcpFields } from '../wire/tcp-emit.js';
+import type { Handshake } from './handshake.js';
+import type { Receiver } from './receiver.js';
+import type { Plan, Sender } from './sender.js';
+import type { Seq } from './seq.js';
+import type { Timestamps } from './timestamps.js';
+import type { TcpConfig } from './types.js';
+
+/** Filled and written within one call; a writer never sends in the middle of a packet. */
+const fields = new TcpFields();
+/** Codepoint ECT(0): RFC 3168 §5. */
+const ECT0 = 2;
+
+export class Output {
+  segments = 0;
+  bytes = 0;
+
+  constructor(
+    private readonly config: TcpConfig,
+    private readonly handshake: Handshake,
+    private readonly ts: Timestamps,
+    private readonly sender: Sender,
+    private readonly receiver: Receiver,
+    /** The path takes partial checksums. */
+    public offload: boolean,
+  ) {}
+
+  /** IP and TCP header, without options. */
+  get headers(): number {
+    return this.config.localAddress.length === 4 ? 40 : 60;
+  }
+
+  emitSyn(now: Micros, out: PacketWriter, iss: Seq, mss: number): void {
+    const { handshake, receiver } = this;
+    const answer = handshake.synReceived;
+    // The window of a SYN is never scaled: RFC 7323 §2.2.
+    const window = answer ? receiver.offerWindow(true) : Math.min(receiver.bufferLimit, 65_535);
+    fields.reset(iss, answer ? receiver.nxt : 0, answer ? TcpFlag.syn | TcpFlag.ack : TcpFlag.syn, window);
+    handshake.fillSyn(fields, mss, this.ts.value(now), this.ts.recent);
+    this.emitBare(out);
+  }
+
+  emitAck(now: Micros, out: PacketWriter, seq: Seq): void {
+    this.fill(now, seq, TcpFlag.ack | this.sender.ecn.flagsFor(false));
+    if (this.handshake.sack && this.receiver.sackDue) {
+      fields.sackCount = this.receiver.writeSack(fields.sack, fields.timestamps ? 3 : 4);
+    }
+    this.emitBare(out);
+  }
+
+  emitData(now: Micros, out: PacketWriter, plan: Plan): void {
+    const { sender } = this;
+    const { start, length } = plan;
+    const fresh = !plan.retransmission && length > 0;
+    let flags: number = TcpFlag.ack | sender.ecn.flagsFor(fresh);
+    if (plan.fin) flags |= TcpFlag.fin;
+    if (plan.push && length > 0) flags |= TcpFlag.psh;
+    this.fill(now, start, flags);
+    // RFC 3168 §6.1.5: a retransmission is not ECT, nor is a segment without data (§6.1.4).
+    if (sender.ecn.enabled && fresh) fields.ecn = ECT0;
+    const at = beginTcp(out, this.config, fields, length);
+    sender.copy(start, length, out.bytes, at);
+    finishTcp(out, this.config, this.offload, plan.gsoSize, length, (flags & TcpFlag.cwr) !== 0);
+    this.segments++;
+    if (fresh) this.bytes += length;
+  }
+
+  /** `ack` null: the answer to a segment that is not of this connection, without ACK. */
+  emitReset(out: PacketWriter, seq: Seq, ack: Seq | null): void {
+    fields.reset(seq, ack ?? 0, ack === null ? TcpFlag.rst : TcpFlag.rst | TcpFlag.ack, 0);
+    this.emitBare(out);
+  }
+
+  private fill(now: Micros, seq: Seq, flags: number): void {
+    fields.reset(seq, this.receiver.nxt, flags, this.receiver.offerWindow(false));
+    if (this.ts.enabled) {
+      fields.timestamps = true;
+      fields.tsval = this.ts.value(now);
+      fields.tsecr = this.ts.recent;
+    }
+  }
+
+  private emitBare(out: PacketWriter): void {
+    beginTcp(out, this.config, fields, 0);
+    finishTcp(out, this.config, this.offload, 0, 0, false);
+    this.segments++;
+  }
+}
