@@ -58,6 +58,10 @@ export class TcpConnection implements TcpSurface {
   private synDue = false;
   private resetDue = false;
   private probeDue = false;
+  /** A command has no clock: what it starts begins with the poll that follows it. */
+  private readBytes = 0;
+  private closeDue = false;
+  private keepDue = false;
   private failure: TcpReason = 'none';
   private soft: TcpReason = 'none';
   private readonly counters = { received: 0, bytesReceived: 0, timeouts: 0, dropped: 0, challenges: 0 };
@@ -476,10 +480,8 @@ export class TcpConnection implements TcpSurface {
   }
 
   private handleRead(bytes: number): void {
-    // A command has no clock: the time of the last poll is at most one batch old.
-    if (this.receiver.handleRead(this.lastPoll, bytes)) this.receiver.requestAck();
+    this.readBytes += bytes;
   }
-  private lastPoll: Micros = 0;
 
   shutdown(): void {
     if (this.closing.sendClosed) return;
@@ -499,8 +501,8 @@ export class TcpConnection implements TcpSurface {
       return;
     }
     this.closing.receiveClosed = true;
-    if (lingerTimeout !== undefined) this.timers.set(Timer.linger, this.lastPoll + lingerTimeout);
-    if (state === 'FIN-WAIT-2') this.timers.set(Timer.finWait2, this.lastPoll + this.options.finWait2);
+    this.closing.linger = lingerTimeout ?? -1;
+    this.closeDue = true;
     this.shutdown();
   }
 
@@ -512,13 +514,13 @@ export class TcpConnection implements TcpSurface {
     if (this.options === this.config.options) this.options = { ...this.options };
     this.options[name] = value;
     this.sender.setOptions(this.options);
-    if (name.startsWith('keepAlive') && isSynchronized(this.machine.current)) this.armKeepAlive(this.lastPoll);
+    if (name.startsWith('keepAlive') && isSynchronized(this.machine.current)) this.keepDue = true;
   }
 
   // ---- poll* --------------------------------------------------------------------------------------------------
 
   pollTransmit(now: Micros, out: PacketWriter): boolean {
-    this.lastPoll = now;
+    if (this.readBytes > 0 || this.closeDue || this.keepDue) this.handleCommands(now);
     const { output, receiver, sender } = this;
     const state = this.machine.current;
     if (this.resetDue) {
@@ -549,6 +551,19 @@ export class TcpConnection implements TcpSurface {
     this.probeDue = false;
     if (bare) output.emitAck(now, out, probe ? seqAdd(sender.una, -1) : sender.nxt);
     return bare;
+  }
+
+  /** What commands since the last poll have started. */
+  private handleCommands(now: Micros): void {
+    if (this.readBytes > 0 && this.receiver.handleRead(now, this.readBytes)) this.receiver.requestAck();
+    this.readBytes = 0;
+    if (this.keepDue) this.armKeepAlive(now);
+    this.keepDue = false;
+    if (!this.closeDue || this.machine.current === 'CLOSED') return;
+    this.closeDue = false;
+    const { linger } = this.closing;
+    if (linger >= 0) this.timers.set(Timer.linger, now + linger);
+    if (this.machine.current === 'FIN-WAIT-2') this.timers.set(Timer.finWait2, now + this.options.finWait2);
   }
 
   private transmitData(now: Micros, out: PacketWriter, plan: Plan): true {
@@ -670,7 +685,11 @@ export class TcpConnection implements TcpSurface {
 
   private armPersist(now: Micros): void {
     this.persist ??= new Persist();
-    this.timers.set(Timer.persist, now + this.persist.interval(this.sender.rto.value, this.options.maxRto));
+    const left = Math.max(0, this.options.userTimeout - this.persist.silentFor(now));
+    this.timers.set(
+      Timer.persist,
+      now + Math.min(left, this.persist.interval(this.sender.rto.value, this.options.maxRto)),
+    );
   }
 
   private armKeepAlive(now: Micros): void {

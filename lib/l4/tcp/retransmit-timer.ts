@@ -79,6 +79,8 @@ export class RetransmitTimer {
     if (plan === null) return null;
     const end = plan.retransmission ? sender.nxt : seqAdd(plan.start, plan.length);
     sender.recovery.tlp.handleSent(end, plan.retransmission);
+    // §7.3: the timeout is counted from the probe.
+    this.start(now);
     return plan;
   }
 
