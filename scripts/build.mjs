@@ -14,5 +14,6 @@ execFileSync(process.execPath, [tsc, '-p', join(root, 'tsconfig.build.json')], {
 for (const layer of ['l2', 'l3']) {
   cpSync(join(root, `lib/${layer}/gen`), join(root, `dist/lib/${layer}/gen`), { recursive: true });
 }
+for (const file of ['loader.mjs', 'loader.d.mts']) cpSync(join(root, 'native', file), join(root, 'dist/native', file));
 const bin = join(root, 'dist/examples/kubebus.js');
 if (existsSync(bin)) chmodSync(bin, 0o755);

@@ -20,6 +20,7 @@ export {
   type PingReport,
 } from './driver.js';
 export type * from './endpoint.js';
+export { changeDevice, configureDevice, type DeviceConfig } from './netconfig.js';
 export { NodeControl, type NodeControlOptions } from './node-control.js';
 export { completeChecksum, MAX_SEGMENTS, offloadHeaders, Segmenter, wireLength } from './offload.js';
 export { Pinger, type PingerOptions, type PingFailure, type PingRequest, type PingResult } from './pinger.js';
@@ -28,6 +29,7 @@ export * from './route.js';
 export * from './route-table.js';
 export * from './router.js';
 export { StateFile, type StateFileOptions } from './state-file.js';
+export { openTun, TunDevice, type TunHandler, type TunOptions } from './tun.js';
 export type { IcmpListener, Vrf, VrfLimits } from './vrf.js';
 export { DEFAULT_VRF_LIMITS } from './vrf.js';
 export { packetLine } from './wire/pretty.js';

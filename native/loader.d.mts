@@ -1,0 +1,22 @@
+/** The addon's TUN device; see native/src/addon.cc. */
+export interface NativeTun {
+  readonly name: string;
+  /** Bits: 1 checksum, 2 TSO, 4 USO. */
+  readonly offload: number;
+  /** invalid, full, rejected, coalesced, written, read. */
+  readonly counters: Float64Array;
+  start(callback: (errno: number) => void): void;
+  pause(): void;
+  resume(): void;
+  close(): void;
+  setCoalesce(on: boolean): void;
+  readBatch(buf: Uint8Array, start: number, limit: number, maxPackets: number): number;
+  writeBatch(buf: Uint8Array, start: number, end: number): number;
+}
+export interface Native {
+  readonly Tun: new (name: string, flags: number) => NativeTun;
+  /** 0, or errno. */
+  setSocketOption(fd: number, level: number, name: number, value: number): number;
+}
+/** Null where no binary fits this machine. */
+export function loadNative(): Native | null;
