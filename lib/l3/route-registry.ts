@@ -75,7 +75,8 @@ export class RouteRegistry {
 
   /**
    * Why `node` may not originate `prefix`, or null. Exactly the prefix of another node is redundancy and allowed (both
-   * must have it in their certificates); one inside or around another node's would quietly take traffic away from it.
+   * must have it in their certificates), with all that either nests in it. Otherwise one inside or around another node's
+   * would quietly take traffic away from it.
    */
   conflict(node: string, prefix: Prefix): string | null {
     if (IMPOSSIBLE.some((p) => prefixContains(p, prefix))) return `${formatPrefix(prefix)} is not unicast`;
@@ -84,17 +85,18 @@ export class RouteRegistry {
       const length = code & 0xff;
       if (code >>> 8 !== bytes || length >= prefix.length) continue;
       const outer = this.byKey.get(prefixKey(makePrefix(prefix.address, length)));
-      if (outer !== undefined) {
-        const other = foreign(outer, node);
-        if (other !== null) return `${formatPrefix(prefix)} is inside ${formatPrefix(outer.prefix)} of ${other}`;
+      if (outer !== undefined && !outer.routes.has(node)) {
+        const [other] = outer.routes.keys();
+        if (other !== undefined) return `${formatPrefix(prefix)} is inside ${formatPrefix(outer.prefix)} of ${other}`;
       }
     }
+    const same = this.byKey.get(prefixKey(prefix));
     for (let i = this.position(prefix); i < this.sorted.length; i++) {
       const inner = this.sorted[i]!;
       if (!prefixContains(prefix, inner.prefix)) break;
       if (inner.prefix.length === prefix.length) continue;
-      const other = foreign(inner, node);
-      if (other !== null) return `${formatPrefix(prefix)} contains ${formatPrefix(inner.prefix)} of ${other}`;
+      const other = [...inner.routes.keys()].find((name) => name !== node && !same?.routes.has(name));
+      if (other !== undefined) return `${formatPrefix(prefix)} contains ${formatPrefix(inner.prefix)} of ${other}`;
     }
     return null;
   }
@@ -122,9 +124,4 @@ export class RouteRegistry {
 /** The first of `prefixes` that has an address in common with `prefix`. */
 export function overlapping(prefixes: readonly Prefix[], prefix: Prefix): Prefix | undefined {
   return prefixes.find((p) => prefixesOverlap(p, prefix));
-}
-
-function foreign(entry: Entry, node: string): string | null {
-  for (const other of entry.routes.keys()) if (other !== node) return other;
-  return null;
 }

@@ -15,17 +15,24 @@ import type { Vrf } from '../../../lib/l3/vrf.js';
 
 export class World implements Clock {
   private time: Micros = 0;
-  private tasks: { at: Micros; order: number; fn: () => void }[] = [];
-  private order = 0;
+  private tasks: { at: Micros; fn: () => void }[] = [];
 
   now(): Micros {
     return this.time;
   }
 
   at(at: Micros, fn: () => void) {
-    const task = { at, order: this.order++, fn };
-    this.tasks.push(task);
-    return { cancel: () => (this.tasks = this.tasks.filter((t) => t !== task)) as never };
+    const task = { at, fn };
+    // Behind all that is due at the same time; nearly always the end of the list.
+    let i = this.tasks.length;
+    while (i > 0 && this.tasks[i - 1]!.at > at) i--;
+    this.tasks.splice(i, 0, task);
+    return {
+      cancel: () => {
+        const at = this.tasks.indexOf(task);
+        if (at >= 0) this.tasks.splice(at, 1);
+      },
+    };
   }
 
   readonly defer = (fn: () => void): void => {
@@ -36,9 +43,9 @@ export class World implements Clock {
   run(micros: Micros = 1_000 * MS): void {
     const until = this.time + micros;
     for (;;) {
-      const due = this.tasks.filter((t) => t.at <= until).sort((a, b) => a.at - b.at || a.order - b.order)[0];
-      if (due === undefined) break;
-      this.tasks.splice(this.tasks.indexOf(due), 1);
+      const due = this.tasks[0];
+      if (due === undefined || due.at > until) break;
+      this.tasks.shift();
       this.time = Math.max(this.time, due.at);
       due.fn();
     }
