@@ -1,0 +1,358 @@
+// Composition: KubeBus@Cloud. Accepts links (L2), keeps one VRF per tenant with its addresses and routes (L3), and may
+// put its own host on a tenant's overlay.
+
+import { join } from 'node:path';
+import {
+  type Clock,
+  KubeBusError,
+  type Logger,
+  type Random,
+  silentLogger,
+  systemClock,
+  systemRandom,
+} from './core/index.js';
+import {
+  type AcceptLimits,
+  acceptLinks,
+  isName,
+  type Link,
+  type LinkAcceptor,
+  type LinkOptions,
+  type PeerIdentity,
+  type Transport,
+} from './l2/index.js';
+import {
+  AddressPool,
+  attachLink,
+  CloudControl,
+  type ControlLimits,
+  changeDevice,
+  configureDevice,
+  DeadlineTimer,
+  formatAddress,
+  formatPrefix,
+  type NodeSession,
+  openTun,
+  type Prefix,
+  parseAddress,
+  parsePrefix,
+  Router,
+  StateFile,
+  type TunDevice,
+  type TunOptions,
+  type Vrf,
+} from './l3/index.js';
+import type { RouteInfo } from './node.js';
+
+export interface TenantOptions {
+  /** Edge pools, IPv4 and IPv6: '10.80.0.0/16', 'fd80::/64'. */
+  readonly pools: readonly string[];
+  /** What is known of nodes beforehand. */
+  readonly nodes?: Readonly<Record<string, TenantNodeOptions>>;
+  /** Puts the cloud's host on this tenant's overlay, as the gateway address; needs CAP_NET_ADMIN. **Default:** false. */
+  readonly tun?: boolean | TunOptions;
+}
+
+export interface TenantNodeOptions {
+  /** Reserved for this node. */
+  readonly address?: readonly string[];
+  /** Prefixes that it may originate, besides those in its certificate. */
+  readonly prefixes?: readonly string[];
+}
+
+export interface CloudOptions {
+  /** Each listens where its own options say. */
+  readonly transports: readonly Transport[];
+  readonly tenants: Readonly<Record<string, TenantOptions>>;
+  /** How the cloud calls itself. **Default:** 'cloud'. */
+  readonly name?: string;
+  /** Folder for the address book. **Default:** none: addresses are new after a restart unless the nodes remember them. */
+  readonly stateDir?: string;
+  /** Largest IP packet of the overlays. **Default:** 1400. */
+  readonly mtu?: number;
+  /** On plain (insecure) transports nodes may originate any prefix. **Default:** true. */
+  readonly openPrefixesWhenInsecure?: boolean;
+  readonly logger?: Logger;
+  readonly clock?: Clock;
+  readonly random?: Random;
+  readonly limits?: Partial<AcceptLimits>;
+  readonly controlLimits?: Partial<ControlLimits>;
+  readonly link?: LinkOptions;
+}
+
+export interface NodeInfo {
+  readonly tenant: string;
+  readonly node: string;
+  readonly addresses: readonly string[];
+  readonly routes: readonly RouteInfo[];
+  /** Milliseconds; NaN before the first keepalive. */
+  readonly rttMs: number;
+  /** Seconds since the link came up. */
+  readonly upSeconds: number;
+  readonly stats: Readonly<Record<string, number>>;
+}
+
+interface Member {
+  readonly link: Link;
+  readonly session: NodeSession;
+  readonly since: number;
+}
+
+export class KubeBusCloud {
+  private readonly router = new Router();
+  private readonly tenants = new Map<string, Tenant>();
+  private acceptor!: LinkAcceptor;
+  private stopped = false;
+
+  /** Throws ERR_INVALID_ARGUMENT, ERR_ADDRESS, ERR_STATE, ERR_CONNECT (cannot listen) or ERR_TUN_*. */
+  static async start(options: CloudOptions): Promise<KubeBusCloud> {
+    const { clock = systemClock, logger = silentLogger, stateDir } = options;
+    const state =
+      stateDir === undefined ? null : await StateFile.open({ path: join(stateDir, 'addresses.json'), clock, logger });
+    const cloud = new KubeBusCloud(options, state);
+    try {
+      await cloud.listen();
+    } catch (error) {
+      await cloud.stop();
+      throw error;
+    }
+    return cloud;
+  }
+
+  private constructor(
+    private readonly options: CloudOptions,
+    private readonly state: StateFile | null,
+  ) {
+    const record = state?.initial ?? {};
+    for (const [name, tenant] of Object.entries(options.tenants)) {
+      if (!isName(name))
+        throw new KubeBusError('ERR_INVALID_ARGUMENT', `the name of a tenant is a DNS label, not ${name}`);
+      this.tenants.set(
+        name,
+        new Tenant(name, tenant, options, this.router, (record as Record<string, unknown>)[name], () => this.save()),
+      );
+    }
+  }
+
+  /** What nodes are to dial. */
+  get addresses(): readonly string[] {
+    return this.acceptor.addresses;
+  }
+
+  nodes(): NodeInfo[] {
+    return [...this.tenants.values()].flatMap((tenant) => tenant.nodes());
+  }
+
+  stats(): Record<string, unknown> {
+    const tenants = Object.fromEntries([...this.tenants].map(([name, tenant]) => [name, tenant.stats()]));
+    return { addresses: this.addresses, accept: this.acceptor.stats(), tenants, nodes: this.nodes() };
+  }
+
+  /** Device of the tenant's TUN, or null. */
+  device(tenant: string): string | null {
+    return this.tenants.get(tenant)?.tun?.name ?? null;
+  }
+
+  /** Says goodbye to every node, saves the address book, removes devices. `retryAfterMs`: when nodes are to come back. */
+  async stop(message = 'the cloud stops', retryAfterMs = 0): Promise<void> {
+    if (this.stopped) return;
+    this.stopped = true;
+    await this.acceptor?.close(new KubeBusError('ERR_PEER_GOODBYE', message), retryAfterMs);
+    for (const tenant of this.tenants.values()) tenant.stop();
+    await this.state?.flush();
+  }
+
+  private async listen(): Promise<void> {
+    const {
+      transports,
+      name = 'cloud',
+      mtu = 1400,
+      clock = systemClock,
+      random = systemRandom,
+      logger = silentLogger,
+      limits = {},
+    } = this.options;
+    for (const tenant of this.tenants.values()) await tenant.configure();
+    this.acceptor = await acceptLinks({
+      ...this.options.link,
+      transports,
+      node: name,
+      mtu,
+      clock,
+      random,
+      logger,
+      limits,
+      authorize: (peer) => this.authorize(peer),
+      onLink: (link) => this.tenants.get(link.peer.tenant)!.join(link),
+    });
+  }
+
+  private authorize(peer: PeerIdentity): KubeBusError | null {
+    if (this.tenants.has(peer.tenant)) return null;
+    return new KubeBusError('ERR_TENANT_UNKNOWN', `this cloud does not serve the tenant ${peer.tenant}`);
+  }
+
+  private save(): void {
+    this.state?.save(() =>
+      Object.fromEntries([...this.tenants].map(([name, tenant]) => [name, tenant.pool.snapshot()])),
+    );
+  }
+}
+
+class Tenant {
+  readonly pool: AddressPool;
+  tun: TunDevice | null = null;
+  private readonly vrf: Vrf;
+  private readonly control: CloudControl;
+  private readonly deadline: DeadlineTimer;
+  private readonly members = new Map<Link, Member>();
+  private readonly clock: Clock;
+  private readonly logger: Logger;
+
+  constructor(
+    readonly name: string,
+    private readonly options: TenantOptions,
+    private readonly cloud: CloudOptions,
+    router: Router,
+    record: unknown,
+    onRecord: () => void,
+  ) {
+    const { clock = systemClock, logger = silentLogger, mtu = 1400 } = cloud;
+    this.clock = clock;
+    this.logger = logger;
+    const nodes = Object.entries(options.nodes ?? {});
+    const reservations = Object.fromEntries(nodes.map(([node, o]) => [node, (o.address ?? []).map(parseAddress)]));
+    this.pool = new AddressPool({ pools: options.pools.map(parsePrefix), reservations });
+    if (record !== undefined) {
+      const changed = this.pool.restore(record);
+      if (changed.length > 0)
+        logger.warn({ tenant: name, nodes: changed }, 'addresses that no longer fit the pools are given anew');
+    }
+    this.vrf = router.addVrf(name);
+    this.vrf.endpoint.useClock(() => clock.now());
+    this.control = new CloudControl({
+      tenant: name,
+      vrf: this.vrf,
+      pool: this.pool,
+      mtu,
+      onRecord,
+      logger,
+      ...(cloud.controlLimits === undefined ? {} : { limits: cloud.controlLimits }),
+    });
+    this.deadline = new DeadlineTimer(clock, this.control);
+  }
+
+  /** Opens and configures the tenant's TUN device, if there is to be one. */
+  async configure(): Promise<void> {
+    if (!this.options.tun) return;
+    const { mtu = 1400 } = this.cloud;
+    const tun = openTun({ logger: this.logger, ...(this.options.tun === true ? {} : this.options.tun) });
+    this.tun = tun;
+    const host = this.vrf.addPort({
+      name: tun.name,
+      kind: 'host',
+      sink: tun,
+      mtu,
+      offload: tun.takesOffload,
+      sources: this.pool.gateway.map((address) => ({ address, length: address.length * 8 })),
+    });
+    const text = (bytes: number) => {
+      const address = this.pool.gateway.find((a) => a.length === bytes);
+      return address === undefined ? undefined : formatAddress(address);
+    };
+    const [v4, v6] = [text(4), text(16)];
+    await configureDevice(tun.name, {
+      mtu,
+      addresses: this.pool.gateway.map((a) => `${formatAddress(a)}/${a.length * 8}`),
+    });
+    await changeDevice(tun.name, {
+      addRoutes: this.pool.prefixes,
+      source: { ...(v4 === undefined ? {} : { v4 }), ...(v6 === undefined ? {} : { v6 }) },
+    });
+    // A slow node must not stop the others, so the device is never paused: each link's own queue drops.
+    tun.open({
+      onPackets: (slab, start, end) => host.handlePackets(this.clock.now(), slab, start, end),
+      onClose: () => host.update({ up: false }),
+    });
+  }
+
+  join(link: Link): void {
+    const { node } = link.peer;
+    const now = this.clock.now();
+    let session: NodeSession | null = null;
+    const port = attachLink({
+      vrf: this.vrf,
+      link,
+      clock: this.clock,
+      onControl: (message) => session?.handleControl(this.clock.now(), message),
+      onState: (state, reason) => {
+        if (state !== 'closed') return;
+        this.members.delete(link);
+        session?.down(this.clock.now());
+        this.vrf.removePort(port);
+        this.deadline.update();
+        this.logger.info({ tenant: this.name, node, code: reason?.code }, `node left: ${reason?.message}`);
+      },
+    });
+    session = this.control.nodeUp(now, {
+      node,
+      port,
+      allowed: this.allowedPrefixes(link.peer),
+      send: (message) => link.sendControl(message),
+    });
+    this.members.set(link, { link, session, since: now });
+    this.deadline.update();
+    this.logger.info({ tenant: this.name, node }, 'node joined');
+  }
+
+  nodes(): NodeInfo[] {
+    const now = this.clock.now();
+    return [...this.members.values()].map(({ link, session, since }) => ({
+      tenant: this.name,
+      node: session.node,
+      addresses: session.addresses.map(formatAddress),
+      routes: session.routes.map((r) => ({
+        prefix: formatPrefix(r.prefix),
+        kind: r.kind,
+        metric: r.metric,
+        node: r.node,
+      })),
+      rttMs: link.rtt / 1000,
+      upSeconds: (now - since) / 1_000_000,
+      stats: link.stats(),
+    }));
+  }
+
+  stats(): Record<string, unknown> {
+    return {
+      gateway: this.pool.gateway.map(formatAddress),
+      router: this.vrf.stats(),
+      control: { ...this.control.counters },
+      routes: this.control.routes.map((r) => ({
+        prefix: formatPrefix(r.prefix),
+        kind: r.kind,
+        metric: r.metric,
+        node: r.node,
+      })),
+      ...(this.tun === null ? {} : { device: this.tun.name, tun: this.tun.stats() }),
+    };
+  }
+
+  stop(): void {
+    this.deadline.close();
+    this.tun?.close();
+  }
+
+  private allowedPrefixes(peer: PeerIdentity): Prefix[] {
+    const configured = this.options.nodes?.[peer.node]?.prefixes ?? [];
+    const open = !peer.authenticated && (this.cloud.openPrefixesWhenInsecure ?? true) ? ['0.0.0.0/0', '::/0'] : [];
+    return [...peer.prefixes, ...configured, ...open].flatMap((text) => {
+      try {
+        return [parsePrefix(text)];
+      } catch {
+        this.logger.warn({ tenant: this.name, node: peer.node }, `the certificate has a prefix that is none: ${text}`);
+        return [];
+      }
+    });
+  }
+}

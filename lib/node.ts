@@ -1,0 +1,410 @@
+// Composition: a node of the overlay. Link (L2) -> VRF with its control client (L3) -> this process, and the host's
+// kernel where a TUN device is asked for.
+
+import { EventEmitter } from 'node:events';
+import { join } from 'node:path';
+import {
+  type Clock,
+  KubeBusError,
+  type Logger,
+  type Random,
+  silentLogger,
+  systemClock,
+  systemRandom,
+} from './core/index.js';
+import { dialLink, type Link, type LinkOptions, type Transport } from './l2/index.js';
+import {
+  attachLink,
+  changeDevice,
+  configureDevice,
+  DEFAULT_METRIC,
+  formatAddress,
+  formatPrefix,
+  NodeControl,
+  openTun,
+  PingDriver,
+  type PingOptions,
+  type PingReport,
+  type Port,
+  type Prefix,
+  parseAddress,
+  parsePrefix,
+  type Route,
+  type RouteKind,
+  Router,
+  StateFile,
+  type TunDevice,
+  type TunOptions,
+  type Vrf,
+} from './l3/index.js';
+
+/** A prefix behind this node: its VMs or containers. */
+export interface Advertisement {
+  readonly prefix: string;
+  readonly kind: Exclude<RouteKind, 'edge'>;
+  /** Smaller is better. **Default:** 100. */
+  readonly metric?: number;
+}
+
+export interface NodeOptions {
+  /** Addresses of the cloud, `kubebus://host:port`, tried in turn. */
+  readonly cloud: readonly string[];
+  readonly transport: Transport;
+  readonly tenant: string;
+  readonly node: string;
+  /** Connections of the link; flows are spread over them. **Default:** 1. */
+  readonly connections?: number;
+  readonly advertise?: readonly Advertisement[];
+  /** Puts the whole host on the overlay; needs CAP_NET_ADMIN. **Default:** false. */
+  readonly tun?: boolean | TunOptions;
+  /** Folder where the node remembers its addresses. **Default:** none. */
+  readonly stateDir?: string;
+  /** Largest IP packet. **Default:** 1400. */
+  readonly mtu?: number;
+  readonly logger?: Logger;
+  readonly clock?: Clock;
+  readonly random?: Random;
+  /** How join() waits for the first assignment; abort it to give up. **Default:** for ever, over retries. */
+  readonly signal?: AbortSignal;
+  readonly link?: LinkOptions;
+}
+
+export interface RouteInfo {
+  readonly prefix: string;
+  readonly kind: RouteKind;
+  readonly metric: number;
+  readonly node: string;
+}
+
+export interface NodeEvents {
+  /** The link is up. */
+  up: [];
+  /** The link is down; it is dialled again. */
+  down: [reason: KubeBusError | undefined];
+  /** The cloud refused this node, or a route of it, with the reason. */
+  refused: [reason: KubeBusError];
+  routes: [routes: readonly RouteInfo[]];
+  addresses: [addresses: readonly string[]];
+  /** The TUN device, or the kernel's configuration, failed. */
+  error: [error: KubeBusError];
+}
+
+/** Reasons that a human has to look at; the node still tries again. */
+const REFUSALS = new Set([
+  'ERR_CERTIFICATE',
+  'ERR_TENANT_UNKNOWN',
+  'ERR_DUPLICATE_NODE',
+  'ERR_IDENTITY_MISMATCH',
+  'ERR_VERSION',
+  'ERR_TOO_MANY_CONNECTIONS',
+]);
+
+export class KubeBusNode extends EventEmitter<NodeEvents> {
+  readonly tenant: string;
+  readonly node: string;
+  readonly link: Link;
+  private readonly clock: Clock;
+  private readonly logger: Logger;
+  private readonly router = new Router();
+  private readonly vrf: Vrf;
+  private readonly linkPort: Port;
+  private readonly control: NodeControl;
+  private readonly pinger: PingDriver;
+  private readonly kernel: KernelView | null;
+  private assigned = false;
+  private stopped = false;
+
+  /**
+   * Joins the overlay; resolves when the cloud has assigned addresses. Rejects with ERR_ABORTED through `signal`, with ERR_TUN_* when the
+   * TUN device cannot be had, and with the cloud's reason when it says that trying again is of no use.
+   */
+  static async join(options: NodeOptions): Promise<KubeBusNode> {
+    const { clock = systemClock, logger = silentLogger, stateDir, signal } = options;
+    const path = stateDir === undefined ? null : join(stateDir, `node-${options.tenant}-${options.node}.json`);
+    const state = path === null ? null : await StateFile.open({ path, clock, logger });
+    const node = new KubeBusNode(options, state);
+    try {
+      await node.ready(signal);
+    } catch (error) {
+      await node.stop();
+      throw error;
+    }
+    return node;
+  }
+
+  private constructor(options: NodeOptions, state: StateFile | null) {
+    super();
+    const { clock = systemClock, random = systemRandom, logger = silentLogger, mtu = 1400 } = options;
+    this.clock = clock;
+    this.logger = logger;
+    this.tenant = options.tenant;
+    this.node = options.node;
+    this.vrf = this.router.addVrf(options.tenant);
+    this.vrf.endpoint.useClock(() => clock.now());
+    const tunOptions = options.tun === true ? {} : options.tun || null;
+    const tun = tunOptions === null ? null : openTun({ logger, ...tunOptions });
+    const advertise: Route[] = (options.advertise ?? []).map((a) => ({
+      prefix: parsePrefix(a.prefix),
+      kind: a.kind,
+      metric: a.metric ?? DEFAULT_METRIC,
+      node: '',
+    }));
+    this.link = dialLink({
+      ...options.link,
+      transport: options.transport,
+      addresses: options.cloud,
+      tenant: options.tenant,
+      node: options.node,
+      connections: options.connections ?? 1,
+      mtu,
+      clock,
+      random,
+      logger,
+    });
+    this.linkPort = attachLink({
+      vrf: this.vrf,
+      link: this.link,
+      // The cloud has checked the sources of what it sends.
+      sources: null,
+      clock,
+      onControl: (message) => {
+        this.control.handleControl(clock.now(), message);
+        this.onControlHandled?.();
+      },
+      onState: (linkState, reason) => this.onLinkState(linkState, reason),
+      onWritable: () => tun?.resume(),
+    });
+    this.kernel = tun === null ? null : new KernelView(tun, mtu, (error) => this.fail(error));
+    const host = tun === null ? null : this.openHost(tun, mtu);
+    this.control = new NodeControl({
+      node: options.node,
+      vrf: this.vrf,
+      link: this.linkPort,
+      ...(host === null ? {} : { host }),
+      advertise,
+      remembered: rememberedAddresses(state),
+      events: {
+        onAddresses: ({ added, removed, all }) => {
+          const texts = all.map(formatAddress);
+          state?.save(() => ({ addresses: texts }));
+          this.kernel?.addresses(added, removed, all);
+          this.emit('addresses', texts);
+        },
+        onPrefixes: ({ added, removed }) => this.kernel?.routes(added, removed),
+        onRoutes: () => this.emit('routes', this.routes()),
+        onMtu: (tenantMtu) => this.kernel?.mtu(Math.min(tenantMtu, this.link.mtu)),
+        onRefused: (reason, prefixes) => {
+          logger.error({ code: reason.code, prefixes: prefixes.map(formatPrefix) }, `refused: ${reason.message}`);
+          this.emit('refused', reason);
+        },
+      },
+    });
+    this.pinger = new PingDriver(this.vrf, clock, random);
+    this.flushState = async () => {
+      await state?.flush().catch((err: unknown) => logger.error({ err }, 'state not saved'));
+    };
+  }
+
+  private readonly flushState: () => Promise<void>;
+
+  /** This node's addresses as text. */
+  get addresses(): readonly string[] {
+    return this.control.addresses.map(formatAddress);
+  }
+
+  /** The cloud's own addresses in the tenant; they answer ping. */
+  get gateway(): readonly string[] {
+    return this.control.gateway.map(formatAddress);
+  }
+
+  /** IP for this process: what L4 stands on. */
+  get endpoint() {
+    return this.vrf.endpoint;
+  }
+
+  /** Name of the TUN device, or null. */
+  get device(): string | null {
+    return this.kernel?.tun.name ?? null;
+  }
+
+  routes(): readonly RouteInfo[] {
+    return this.control.routes.map((r) => ({
+      prefix: formatPrefix(r.prefix),
+      kind: r.kind,
+      metric: r.metric,
+      node: r.node,
+    }));
+  }
+
+  /** Replaces what this node advertises, at once and for all reconnections. */
+  advertise(list: readonly Advertisement[]): void {
+    this.control.setAdvertise(
+      list.map((a) => ({ prefix: parsePrefix(a.prefix), kind: a.kind, metric: a.metric ?? DEFAULT_METRIC, node: '' })),
+    );
+  }
+
+  /** ICMP echo from this process. */
+  ping(address: string, options: PingOptions = {}): Promise<PingReport> {
+    return this.pinger.ping(address, options);
+  }
+
+  stats(): Record<string, unknown> {
+    return {
+      tenant: this.tenant,
+      node: this.node,
+      state: this.link.state,
+      addresses: this.addresses,
+      rttMs: this.link.rtt / 1000,
+      link: this.link.stats(),
+      router: this.vrf.stats(),
+      control: { ...this.control.counters },
+      ...(this.kernel === null ? {} : { device: this.kernel.tun.name, tun: this.kernel.tun.stats() }),
+      routes: this.routes(),
+    };
+  }
+
+  /** Says goodbye, removes the device, saves the state. */
+  async stop(message = 'the node stops'): Promise<void> {
+    if (this.stopped) return;
+    this.stopped = true;
+    this.pinger.close();
+    this.link.close(new KubeBusError('ERR_PEER_GOODBYE', message));
+    this.kernel?.tun.close();
+    await this.flushState();
+  }
+
+  private openHost(tun: TunDevice, mtu: number): Port {
+    const host = this.vrf.addPort({
+      name: tun.name,
+      kind: 'host',
+      sink: tun,
+      mtu,
+      offload: tun.takesOffload,
+      sources: [],
+    });
+    tun.open({
+      onPackets: (slab, start, end) => {
+        host.handlePackets(this.clock.now(), slab, start, end);
+        // The kernel can wait, and then its own senders slow down: better than to read and drop.
+        if (!this.link.writable && this.link.state === 'up') tun.pause();
+      },
+      onClose: (error) => {
+        host.update({ up: false });
+        if (error !== undefined) this.fail(error);
+      },
+    });
+    return host;
+  }
+
+  private onLinkState(state: string, reason?: KubeBusError): void {
+    if (state === 'up') {
+      // Another connection of a link that is up already changes nothing here.
+      if (this.assigned) return;
+      this.assigned = true;
+      this.logger.info({ cloud: this.link.peer.node, mtu: this.link.mtu }, 'link up');
+      this.control.linkUp((message) => this.link.sendControl(message));
+      this.emit('up');
+      return;
+    }
+    if (this.assigned) {
+      this.assigned = false;
+      this.control.linkDown();
+      this.emit('down', reason);
+    }
+    if (reason === undefined || this.stopped) return;
+    if (REFUSALS.has(reason.code)) {
+      this.logger.error({ code: reason.code, side: reason.side }, `refused: ${reason.message}`);
+      this.emit('refused', reason);
+    } else this.logger.warn({ code: reason.code, side: reason.side }, `link down: ${reason.message}`);
+  }
+
+  private ready(signal?: AbortSignal): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const settle = (error?: unknown) => {
+        this.onControlHandled = null;
+        this.removeListener('down', down);
+        this.removeListener('refused', down);
+        signal?.removeEventListener('abort', aborted);
+        if (error === undefined) resolve();
+        else reject(error);
+      };
+      const check = () => {
+        if (this.control.assigned) settle();
+      };
+      const down = (reason?: KubeBusError) => {
+        if (this.link.state === 'closed') settle(reason);
+      };
+      const aborted = () => settle(new KubeBusError('ERR_ABORTED', 'join aborted', { cause: signal?.reason }));
+      this.on('down', down);
+      this.on('refused', down);
+      this.onControlHandled = check;
+      if (signal?.aborted) aborted();
+      else signal?.addEventListener('abort', aborted, { once: true });
+    });
+  }
+
+  /** Set while join() waits. */
+  private onControlHandled: (() => void) | null = null;
+
+  private fail(error: KubeBusError): void {
+    this.logger.error({ code: error.code }, error.message);
+    if (this.listenerCount('error') > 0) this.emit('error', error);
+  }
+}
+
+function rememberedAddresses(state: StateFile | null): Uint8Array[] {
+  const addresses = (state?.initial as { addresses?: unknown } | null)?.addresses;
+  if (!Array.isArray(addresses)) return [];
+  return addresses.filter((a): a is string => typeof a === 'string').map(parseAddress);
+}
+
+/** What the host's kernel was told of the overlay; changes go through one queue, in order. */
+class KernelView {
+  private queue: Promise<void> = Promise.resolve();
+  private source: { v4?: string; v6?: string } = {};
+  private mtuNow: number;
+
+  constructor(
+    readonly tun: TunDevice,
+    mtu: number,
+    private readonly onError: (error: KubeBusError) => void,
+  ) {
+    this.mtuNow = mtu;
+    this.enqueue(() => configureDevice(tun.name, { addresses: [], mtu }));
+  }
+
+  addresses(added: readonly Uint8Array[], removed: readonly Uint8Array[], all: readonly Uint8Array[]): void {
+    const host = (a: Uint8Array) => `${formatAddress(a)}/${a.length * 8}`;
+    const first = (bytes: number) => all.find((a) => a.length === bytes);
+    const v4 = first(4);
+    const v6 = first(16);
+    this.source = { ...(v4 && { v4: formatAddress(v4) }), ...(v6 && { v6: formatAddress(v6) }) };
+    this.enqueue(() =>
+      changeDevice(this.tun.name, { addAddresses: added.map(host), removeAddresses: removed.map(host) }),
+    );
+  }
+
+  routes(added: readonly Prefix[], removed: readonly Prefix[]): void {
+    const { source } = this;
+    this.enqueue(() => changeDevice(this.tun.name, { addRoutes: added, removeRoutes: removed, source }));
+  }
+
+  mtu(mtu: number): void {
+    if (mtu === this.mtuNow) return;
+    this.mtuNow = mtu;
+    this.enqueue(() => changeDevice(this.tun.name, { mtu }));
+  }
+
+  /** Resolves when everything asked for so far is done. */
+  get settled(): Promise<void> {
+    return this.queue;
+  }
+
+  private enqueue(task: () => Promise<void>): void {
+    this.queue = this.queue.then(task).catch((error: unknown) => {
+      this.onError(
+        error instanceof KubeBusError ? error : new KubeBusError('ERR_TUN', String(error), { cause: error }),
+      );
+    });
+  }
+}
