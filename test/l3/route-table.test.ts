@@ -146,6 +146,43 @@ for (const bytes of [4, 16] as const) {
   });
 }
 
+test('a table that is large enough to keep results still agrees with one that is not, through every change', (t) => {
+  const random = seededRandom(99);
+  const large = new Lpm4();
+  const model = new LinearTable();
+  // 11.0.0.0/8 is where things change; the rest only makes the table large.
+  for (let i = 0; i < 70_000; i++) large.set((0x14000000 + i * 256) >>> 0, 24, 7);
+  const address = () => Uint8Array.of(11, random.u32() & 3, random.u32() & 3, random.u32() & 255);
+  const used: Prefix[] = [];
+  const step = () => {
+    const length = [0, 3, 8, 10, 15, 16, 23, 24, 25, 30, 32][random.u32() % 11]!;
+    const prefix =
+      random.u32() % 3 === 0 && used.length > 0 ? used[random.u32() % used.length]! : makePrefix(address(), length);
+    if (random.u32() % 2 === 0) {
+      large.remove(getU32(prefix.address, 0), prefix.length);
+      model.remove(prefix);
+    } else {
+      large.set(getU32(prefix.address, 0), prefix.length, 1 + (random.u32() % 50));
+      model.set(prefix, large.get(getU32(prefix.address, 0), prefix.length));
+      used.push(prefix);
+    }
+  };
+  for (let i = 0; i < 3_000; i++) {
+    step();
+    for (let k = 0; k < 8; k++) {
+      const probe = address();
+      // Twice: the second answer may be a kept one.
+      if (large.lookup(getU32(probe, 0)) !== model.lookup(probe)) t.fail(`${probe}`);
+      if (large.lookup(getU32(probe, 0)) !== model.lookup(probe)) t.fail(`${probe}, kept`);
+    }
+  }
+  for (let i = 0; i < 60_000; i++) large.remove((0x14000000 + i * 256) >>> 0, 24);
+  for (let k = 0; k < 500; k++) {
+    const probe = address();
+    t.is(large.lookup(getU32(probe, 0)), model.lookup(probe));
+  }
+});
+
 test('a tenant with five routes costs less than 1 KiB of trie, one with 200 edges of a /16 and a /64 less than 32 KiB', (t) => {
   const table = new RouteTable();
   t.true(table.bytes < 512);
