@@ -38,16 +38,15 @@ export async function changeDevice(
     const address = prefix.address.length === 4 ? change.source?.v4 : change.source?.v6;
     return address === undefined ? '' : ` src ${address}`;
   };
-  const family = (prefix: Prefix) => (prefix.address.length === 4 ? '' : '-6 ');
   const remove = [
-    ...(change.removeRoutes ?? []).map((p) => `${family(p)}route del ${formatPrefix(p)} dev ${name}`),
+    ...(change.removeRoutes ?? []).map((p) => `route del ${formatPrefix(p)} dev ${name}`),
     ...(change.removeAddresses ?? []).map((a) => `address del ${a} dev ${name}`),
   ];
   if (remove.length > 0) await ip(remove, true);
   const add = [
     ...(change.mtu === undefined ? [] : [`link set dev ${name} mtu ${change.mtu}`]),
     ...(change.addAddresses ?? []).map((a) => `address replace ${a} dev ${name}${a.includes(':') ? ' nodad' : ''}`),
-    ...(change.addRoutes ?? []).map((p) => `${family(p)}route replace ${formatPrefix(p)} dev ${name}${source(p)}`),
+    ...(change.addRoutes ?? []).map((p) => `route replace ${formatPrefix(p)} dev ${name}${source(p)}`),
   ];
   if (add.length > 0) await ip(add);
 }
