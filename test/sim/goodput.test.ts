@@ -54,8 +54,9 @@ function fairness(flows: number, congestion: 'cubic' | 'reno', seconds: number):
   for (let i = 0; i < flows; i++) {
     const from = network.addNode();
     const to = network.addNode();
-    // Not all paths are of the same length, else they fall into step.
-    network.connect(from, left, { rate: 1e9, delay: 10 + 37 * i });
+    // Without some noise packets fall into step, and a full queue always turns the same flow away: the phase effects of
+    // Floyd and Jacobson, "On traffic phase effects in packet-switched gateways" (1991).
+    network.connect(from, left, { rate: 1e9, delay: 10 + 37 * i, jitter: 1_000 }, { rate: 1e9, delay: 10 + 37 * i });
     network.connect(to, right, { rate: 1e9, delay: 10 });
     const [a, b] = network.flow(from, to, 40_000 + i, { congestion }, {});
     const transfer = new Transfer(world, a, b, Number.MAX_SAFE_INTEGER, i, 65_536, false);

@@ -268,13 +268,13 @@ export class Scoreboard {
     this.head = this.tail = this.lostHint = 0;
     this.sackedBytes = this.lostBytes = this.againBytes = 0;
     this.seen.length = 0;
-    // An idle connection holds no columns, but one that ping-pongs keeps its small ones.
-    if (this.starts.length > MIN_CAPACITY * 4) this.allocate(0);
-  }
-
-  /** Gives up the columns of a connection that has become idle. */
-  shrink(): void {
-    if (this.head === this.tail) this.allocate(0);
+    // An idle connection holds no columns; small ones are passed on to whoever sends next.
+    if (this.starts.length === MIN_CAPACITY && spare.length < MAX_SPARE) {
+      spare.push({ starts: this.starts, ends: this.ends, times: this.times, marks: this.marks });
+    }
+    this.starts = this.ends = NONE;
+    this.times = NO_TIMES;
+    this.marks = NO_MARKS;
   }
 
   private makeRoom(): void {
@@ -295,13 +295,24 @@ export class Scoreboard {
   }
 
   private allocate(capacity: number): void {
-    this.starts = capacity === 0 ? NONE : new Int32Array(capacity);
-    this.ends = capacity === 0 ? NONE : new Int32Array(capacity);
-    this.times = capacity === 0 ? NO_TIMES : new Float64Array(capacity);
-    this.marks = capacity === 0 ? NO_MARKS : new Uint8Array(capacity);
+    const used = capacity === MIN_CAPACITY ? spare.pop() : undefined;
+    this.starts = used?.starts ?? new Int32Array(capacity);
+    this.ends = used?.ends ?? new Int32Array(capacity);
+    this.times = used?.times ?? new Float64Array(capacity);
+    this.marks = used?.marks ?? new Uint8Array(capacity);
   }
 }
 
+interface Columns {
+  readonly starts: Int32Array;
+  readonly ends: Int32Array;
+  readonly times: Float64Array;
+  readonly marks: Uint8Array;
+}
+
+/** Columns of the smallest size that nobody uses at the moment. */
+const spare: Columns[] = [];
+const MAX_SPARE = 64;
 const NONE = new Int32Array(0);
 const NO_TIMES = new Float64Array(0);
 const NO_MARKS = new Uint8Array(0);
