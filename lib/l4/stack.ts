@@ -157,6 +157,10 @@ export class Stack {
     this.tcp.poll(now);
   }
 
+  get hasEvents(): boolean {
+    return this.tcp.hasEvents;
+  }
+
   deliver(): boolean {
     return this.tcp.deliver();
   }

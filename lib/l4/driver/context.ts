@@ -27,11 +27,6 @@ export function familyOf(address: Uint8Array | string): 'IPv4' | 'IPv6' {
   return address.length === 4 ? 'IPv4' : 'IPv6';
 }
 
-/** The text of an address; one of IPv4 on a socket bound to `::` is shown as Node does there, `::ffff:10.80.0.2`. */
-export function textOf(address: Uint8Array): string {
-  return formatAddress(address);
-}
-
 /**
  * The address to speak to when the caller says `text`. The unspecified and the loopback addresses mean this node, as on a
  * host; null: we have no address of that family.

@@ -37,6 +37,7 @@ export class TcpHandle implements FlowHandler {
   private target: Uint8Array | null = null;
   private pending: Uint8Array[] = [];
   private pendingDone: ((code: string | null) => void) | null = null;
+  private waitingBytes = 0;
   private referenced = false;
 
   constructor(
@@ -48,6 +49,11 @@ export class TcpHandle implements FlowHandler {
     this.connection = flow.connection!;
     flow.handler = this;
     this.ref();
+  }
+
+  /** Bytes of the write in progress: counted as written, not yet taken. All of it counts until it is done, as in a stream. */
+  get waiting(): number {
+    return this.waitingBytes;
   }
 
   attach(owner: HandleOwner): void {
@@ -92,20 +98,26 @@ export class TcpHandle implements FlowHandler {
       done(code);
       return;
     }
+    let bytes = 0;
+    for (const chunk of chunks) bytes += chunk.length;
+    this.bytesWritten += bytes;
     let i = 0;
+    let taken = 0;
     for (; i < chunks.length; i++) {
-      const chunk = chunks[i]!;
-      this.bytesWritten += chunk.length;
-      const taken = this.connection.write(chunk);
-      if (taken < chunk.length) {
-        this.pending = [chunk.subarray(taken), ...chunks.slice(i + 1)];
-        for (const rest of chunks.slice(i + 1)) this.bytesWritten += rest.length;
-        this.pendingDone = done;
-        break;
-      }
+      taken = this.connection.write(chunks[i]!);
+      if (taken < chunks[i]!.length) break;
     }
     this.driver.touch(this.flow);
-    if (i === chunks.length) done(null);
+    // The stream counts these bytes until `done`, also if that is called at once.
+    this.waitingBytes = bytes;
+    if (i === chunks.length) {
+      this.waitingBytes = 0;
+      done(null);
+      return;
+    }
+    this.pending = chunks.slice(i);
+    this.pending[0] = chunks[i]!.subarray(taken);
+    this.pendingDone = done;
   }
 
   /** FIN after what was written. */
@@ -192,6 +204,7 @@ export class TcpHandle implements FlowHandler {
     }
     const done = this.pendingDone;
     this.pendingDone = null;
+    this.waitingBytes = 0;
     done?.(null);
   }
 

@@ -1,0 +1,646 @@
+// Edge: dgram.Socket over the stack's UDP. What differs from node:dgram, and why, is in docs/guides/sockets.md.
+
+import { EventEmitter } from 'node:events';
+import { type BlockList, isIP } from 'node:net';
+import { formatAddress } from '../l3/index.js';
+import type { LookupFunction } from './driver/connect.js';
+import { bindAddress, destination, familyOf, resolve, type SocketContext } from './driver/context.js';
+import {
+  argType,
+  errnoException,
+  hostPortException,
+  nodeError,
+  notFound,
+  validateAbortSignal,
+  validateFunction,
+  validateNumber,
+  validatePort,
+  validateString,
+} from './driver/errors.js';
+import type { AddressInfo } from './socket.js';
+import type { IcmpKind } from './tcp/types.js';
+import { MAX_UDP_PAYLOAD_4, MAX_UDP_PAYLOAD_6, type UdpBinding } from './udp.js';
+
+export type SocketType = 'udp4' | 'udp6';
+
+export interface DgramOptions {
+  type: SocketType;
+  reuseAddr?: boolean;
+  reusePort?: boolean;
+  ipv6Only?: boolean;
+  /** Bytes of datagrams that wait for the application; what comes above is dropped. **Default:** 212,992, as Linux. */
+  recvBufferSize?: number;
+  sendBufferSize?: number;
+  lookup?: LookupFunction;
+  signal?: AbortSignal;
+  receiveBlockList?: BlockList;
+  sendBlockList?: BlockList;
+}
+
+export interface BindOptions {
+  port?: number;
+  address?: string;
+  exclusive?: boolean;
+}
+
+export interface RemoteInfo extends AddressInfo {
+  size: number;
+}
+
+export type SendCallback = (error: Error | null, bytes?: number) => void;
+type Bytes = string | NodeJS.ArrayBufferView;
+
+export interface DgramModule {
+  readonly Socket: typeof DgramSocket;
+  createSocket(options: SocketType | DgramOptions, listener?: (message: Buffer, info: RemoteInfo) => void): DgramSocket;
+}
+
+const DEFAULT_BUFFER = 212_992;
+
+export function createDgram(context: SocketContext): DgramModule {
+  return {
+    Socket: DgramSocket,
+    createSocket: (options, listener) => new DgramSocket(options, listener, context),
+  };
+}
+
+type State = 'unbound' | 'binding' | 'bound' | 'closed';
+
+export class DgramSocket extends EventEmitter {
+  readonly type: SocketType;
+  private readonly context: SocketContext;
+  private readonly options: Partial<DgramOptions>;
+  private state: State = 'unbound';
+  private connectState: 'no' | 'pending' | 'yes' = 'no';
+  private binding: Binding | null = null;
+  private readonly queued: (() => void)[] = [];
+  private received: { message: Buffer; info: RemoteInfo }[] = [];
+  private receivedBytes = 0;
+  private delivering = false;
+  private receiveBuffer: number;
+  private sendBuffer: number;
+  private wantsRef = true;
+  private referenced = false;
+
+  constructor(
+    options: SocketType | DgramOptions,
+    listener: ((message: Buffer, info: RemoteInfo) => void) | undefined,
+    context: SocketContext,
+  ) {
+    super();
+    this.context = context;
+    const type = typeof options === 'string' ? options : options?.type;
+    if (type !== 'udp4' && type !== 'udp6') {
+      throw nodeError('ERR_SOCKET_BAD_TYPE', 'Bad socket type specified. Valid types are: udp4, udp6', TypeError);
+    }
+    this.type = type;
+    this.options = typeof options === 'object' ? options : {};
+    const { lookup, signal, recvBufferSize, sendBufferSize } = this.options;
+    if (lookup !== undefined) validateFunction(lookup, 'lookup');
+    this.receiveBuffer = recvBufferSize ? validateBufferSize(recvBufferSize) : DEFAULT_BUFFER;
+    this.sendBuffer = sendBufferSize ? validateBufferSize(sendBufferSize) : DEFAULT_BUFFER;
+    if (typeof listener === 'function') this.on('message', listener);
+    if (signal !== undefined) {
+      validateAbortSignal(signal, 'options.signal');
+      const abort = () => {
+        if (this.state !== 'closed') this.close();
+      };
+      if (signal.aborted) process.nextTick(abort);
+      else {
+        signal.addEventListener('abort', abort, { once: true });
+        this.once('close', () => signal.removeEventListener('abort', abort));
+      }
+    }
+  }
+
+  // ---- commands
+
+  bind(...args: unknown[]): this {
+    this.checkOpen();
+    if (this.state !== 'unbound') throw nodeError('ERR_SOCKET_ALREADY_BOUND', 'Socket is already bound');
+    const [first, second] = args;
+    const callback = args[args.length - 1];
+    let port: unknown = first;
+    let address: unknown = second;
+    if (first !== null && typeof first === 'object') {
+      ({ port, address } = first as BindOptions);
+    }
+    if (typeof port === 'function') port = 0;
+    const number = port === undefined || port === null ? 0 : validatePort(port, 'Port');
+    const text = typeof address === 'string' && address !== '' ? address : this.type === 'udp4' ? '0.0.0.0' : '::';
+    this.state = 'binding';
+    if (typeof callback === 'function') {
+      const done = callback as () => void;
+      const onListening = () => {
+        this.removeListener('error', onError);
+        done.call(this);
+      };
+      const onError = () => this.removeListener('listening', onListening);
+      this.once('listening', onListening);
+      this.once('error', onError);
+    }
+    this.find(text, (error, found) => {
+      if (this.state !== 'binding') return;
+      if (error !== null) {
+        this.state = 'unbound';
+        this.emit('error', error);
+        return;
+      }
+      this.bindTo(found, number);
+    });
+    return this;
+  }
+
+  connect(port: unknown, address?: unknown, callback?: unknown): void {
+    const number = validatePort(port, 'Port', false);
+    if (typeof address === 'function') {
+      callback = address;
+      address = undefined;
+    }
+    if (address !== undefined && address !== null && address !== '') validateString(address, 'address');
+    if (this.connectState !== 'no') throw nodeError('ERR_SOCKET_DGRAM_IS_CONNECTED', 'Already connected');
+    this.checkOpen();
+    this.connectState = 'pending';
+    const done = typeof callback === 'function' ? (callback as (e?: Error) => void) : null;
+    if (done !== null) this.once('connect', done);
+    const fail = (error: Error) => {
+      this.connectState = 'no';
+      if (done === null) process.nextTick(() => this.emit('error', error));
+      else {
+        this.removeListener('connect', done);
+        process.nextTick(() => done(error));
+      }
+    };
+    this.whenBound(() => {
+      this.find(this.targetText(address), (error, found) => {
+        if (this.binding === null || this.state === 'closed') return;
+        if (error !== null) return fail(error);
+        const remote = destination(this.context, found);
+        if (remote === null || this.localTo(remote) === null) {
+          return fail(hostPortException('ENETUNREACH', 'connect', found, number));
+        }
+        this.binding.peer = { address: remote, port: number };
+        this.connectState = 'yes';
+        process.nextTick(() => this.emit('connect'));
+      });
+    });
+  }
+
+  disconnect(): void {
+    if (this.connectState !== 'yes' || this.binding === null) throw notConnected();
+    this.binding.peer = null;
+    this.connectState = 'no';
+  }
+
+  /** send(message[, offset, length][, port][, address][, callback]), as in Node. */
+  send(message: Bytes | readonly Bytes[], ...args: unknown[]): void {
+    this.checkOpen();
+    const connected = this.connectState !== 'no';
+    let parts: Uint8Array[];
+    let rest = args;
+    // With four or more arguments behind the message of a socket that is not connected (two, if it is), the first two are
+    // offset and length.
+    const sliced =
+      typeof args[1] === 'number' &&
+      (connected ? typeof args[0] === 'number' : args[2] !== undefined && typeof args[2] !== 'function');
+    if (sliced && !Array.isArray(message)) {
+      parts = [sliceOf(message as Bytes, args[0] as number, args[1] as number)];
+      rest = args.slice(2);
+    } else parts = listOf(message);
+    let [port, address, callback] = connected ? [0, undefined, rest[0]] : rest;
+    if (connected && typeof rest[0] === 'number') {
+      throw nodeError('ERR_SOCKET_DGRAM_IS_CONNECTED', 'Already connected');
+    }
+    const number = connected ? 0 : validatePort(port, 'Port', false);
+    if (typeof address === 'function') {
+      callback = address;
+      address = undefined;
+    } else if (address !== undefined && address !== null && typeof address !== 'string') {
+      throw argType('address', 'one of type string or falsy', address);
+    }
+    const done = typeof callback === 'function' ? (callback as SendCallback) : null;
+    port = number;
+    if (parts.length === 0) parts.push(new Uint8Array(0));
+    this.whenBound(() => {
+      if (connected) {
+        const peer = this.binding?.peer;
+        if (peer) this.sendTo(parts, peer.address, formatAddress(peer.address), peer.port, done);
+        return;
+      }
+      this.find(this.targetText(address), (error, found) => {
+        if (this.state === 'closed') return;
+        if (error !== null) {
+          report(this, error, done);
+          return;
+        }
+        const remote = destination(this.context, found);
+        if (remote === null) report(this, hostPortException('ENETUNREACH', 'send', found, number), done);
+        else this.sendTo(parts, remote, found, number, done);
+      });
+    });
+  }
+
+  /** @deprecated as in Node. */
+  sendto(message: Bytes, offset: number, length: number, port: number, address: string, callback?: SendCallback): void {
+    validateNumber(offset, 'offset');
+    validateNumber(length, 'length');
+    validateNumber(port, 'port');
+    validateString(address, 'address');
+    this.send(message, offset, length, port, address, callback);
+  }
+
+  close(callback?: () => void): this {
+    if (typeof callback === 'function') this.on('close', callback);
+    if (this.state === 'binding') {
+      this.queued.push(() => this.close());
+      return this;
+    }
+    this.checkOpen();
+    this.state = 'closed';
+    if (this.binding !== null) this.context.driver.stack.udp.unbind(this.binding);
+    this.binding = null;
+    this.received = [];
+    this.updateRef();
+    process.nextTick(() => this.emit('close'));
+    return this;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.state === 'closed') return;
+    await new Promise<void>((done) => {
+      this.close(() => done());
+    });
+  }
+
+  address(): AddressInfo {
+    this.checkOpen();
+    const { binding } = this;
+    if (binding === null) throw errnoException('EBADF', 'getsockname');
+    const { peer } = binding;
+    const address = binding.address ?? (peer === null ? null : this.localTo(peer.address));
+    const any = this.type === 'udp4' ? '0.0.0.0' : '::';
+    return {
+      address: address === null ? any : formatAddress(address),
+      family: this.type === 'udp4' ? 'IPv4' : 'IPv6',
+      port: binding.port,
+    };
+  }
+
+  remoteAddress(): AddressInfo {
+    this.checkOpen();
+    const peer = this.connectState === 'yes' ? this.binding?.peer : undefined;
+    if (!peer) throw notConnected();
+    return { address: formatAddress(peer.address), family: familyOf(peer.address), port: peer.port };
+  }
+
+  ref(): this {
+    this.wantsRef = true;
+    this.updateRef();
+    return this;
+  }
+
+  unref(): this {
+    this.wantsRef = false;
+    this.updateRef();
+    return this;
+  }
+
+  // ---- options
+
+  setTTL(ttl: number): number {
+    validateNumber(ttl, 'ttl');
+    this.checkOpen();
+    if (this.binding === null) throw errnoException('EBADF', 'setTTL');
+    if (ttl < 1 || ttl > 255) throw errnoException('EINVAL', 'setTTL');
+    this.binding.ttl = ttl;
+    return ttl;
+  }
+
+  /** There is no broadcast on an overlay: taken, without effect. */
+  setBroadcast(_flag: boolean): void {
+    this.checkOpen();
+    if (this.binding === null) throw errnoException('EBADF', 'setBroadcast');
+  }
+
+  setMulticastTTL(ttl: number): number {
+    validateNumber(ttl, 'ttl');
+    this.checkOpen();
+    if (ttl < 0 || ttl > 255) throw errnoException('EINVAL', 'setMulticastTTL');
+    return ttl;
+  }
+
+  setMulticastLoopback(flag: boolean): boolean {
+    this.checkOpen();
+    return flag;
+  }
+
+  setMulticastInterface(address: string): void {
+    this.checkOpen();
+    validateString(address, 'interfaceAddress');
+  }
+
+  /** The overlay carries no multicast; each of these throws ENODEV, as Node does where no interface can do it. */
+  addMembership(address: string, _interface?: string): void {
+    this.refuseMulticast('addMembership', address);
+  }
+
+  dropMembership(address: string, _interface?: string): void {
+    this.refuseMulticast('dropMembership', address);
+  }
+
+  addSourceSpecificMembership(source: string, group: string, _interface?: string): void {
+    validateString(source, 'sourceAddress');
+    this.refuseMulticast('addSourceSpecificMembership', group);
+  }
+
+  dropSourceSpecificMembership(source: string, group: string, _interface?: string): void {
+    validateString(source, 'sourceAddress');
+    this.refuseMulticast('dropSourceSpecificMembership', group);
+  }
+
+  setRecvBufferSize(size: number): void {
+    this.checkBuffer('uv_recv_buffer_size');
+    this.receiveBuffer = validateBufferSize(size);
+  }
+
+  setSendBufferSize(size: number): void {
+    this.checkBuffer('uv_send_buffer_size');
+    this.sendBuffer = validateBufferSize(size);
+  }
+
+  getRecvBufferSize(): number {
+    this.checkBuffer('uv_recv_buffer_size');
+    return this.receiveBuffer;
+  }
+
+  getSendBufferSize(): number {
+    this.checkBuffer('uv_send_buffer_size');
+    return this.sendBuffer;
+  }
+
+  /** Nothing waits here: a datagram goes to the link's queue at once. */
+  getSendQueueSize(): number {
+    return 0;
+  }
+
+  getSendQueueCount(): number {
+    return 0;
+  }
+
+  // ---- inside
+
+  private checkOpen(): void {
+    if (this.state === 'closed') throw nodeError('ERR_SOCKET_DGRAM_NOT_RUNNING', 'Not running');
+  }
+
+  private checkBuffer(syscall: string): void {
+    this.checkOpen();
+    if (this.binding !== null) return;
+    const text = `Could not get or set buffer size: ${syscall} returned EBADF (bad file descriptor)`;
+    throw Object.assign(nodeError('ERR_SOCKET_BUFFER_SIZE', text), { syscall });
+  }
+
+  private refuseMulticast(syscall: string, address: string): never {
+    this.checkOpen();
+    if (address === undefined)
+      throw nodeError('ERR_MISSING_ARGS', 'The "multicastAddress" argument must be specified', TypeError);
+    throw errnoException('ENODEV', syscall);
+  }
+
+  private targetText(address: unknown): string {
+    if (typeof address === 'string' && address !== '') return address;
+    return this.type === 'udp4' ? '127.0.0.1' : '::1';
+  }
+
+  /** An address for a name; the family is the socket's. Addresses come back in the same tick's end, like lookups of libuv do. */
+  private find(text: string, done: (error: Error | null, address: string) => void): void {
+    const family = this.type === 'udp4' ? 4 : 6;
+    if (this.options.lookup !== undefined) {
+      this.options.lookup(text, { family, hints: 0, all: false }, (error, address) => {
+        if (error) done(error, '');
+        else done(null, String(address));
+      });
+      return;
+    }
+    const kind = isIP(text);
+    if (kind === family) {
+      process.nextTick(done, null, text);
+      return;
+    }
+    if (kind !== 0) {
+      // What getaddrinfo says to an address of the other family.
+      process.nextTick(done, notFound(text), '');
+      return;
+    }
+    resolve(this.context, text, family).then(
+      (found) => (found[0] === undefined ? done(notFound(text), '') : done(null, found[0])),
+      (error: unknown) => done(error instanceof Error ? error : notFound(text), ''),
+    );
+  }
+
+  private bindTo(text: string, port: number): void {
+    const { stack } = this.context.driver;
+    const address = bindAddress(this.context, text);
+    const dual = this.type === 'udp6' && address === null && this.options.ipv6Only !== true;
+    const family = dual ? 0 : this.type === 'udp4' ? 4 : 6;
+    const reuse = this.options.reuseAddr === true || this.options.reusePort === true;
+    let code: string | null = null;
+    if (address === 'missing' || (address !== null && (address.length === 4) !== (this.type === 'udp4'))) {
+      code = 'EADDRNOTAVAIL';
+    } else if (port !== 0 && stack.udp.inUse(address, family, port, reuse)) code = 'EADDRINUSE';
+    else {
+      const chosen = port === 0 ? stack.udp.freePort(address, family) : port;
+      if (chosen === 0) code = 'EADDRINUSE';
+      else this.binding = new Binding(this.receiver, address, family, chosen, reuse);
+    }
+    if (code !== null) {
+      this.state = 'unbound';
+      this.queued.length = 0;
+      this.emit('error', hostPortException(code, 'bind', text, port));
+      return;
+    }
+    stack.udp.bind(this.binding!);
+    this.state = 'bound';
+    this.updateRef();
+    this.emit('listening');
+    for (const fn of this.queued.splice(0)) fn();
+  }
+
+  private whenBound(fn: () => void): void {
+    if (this.state === 'bound') fn();
+    else {
+      this.queued.push(fn);
+      if (this.state === 'unbound') this.bind(0);
+    }
+  }
+
+  private localTo(remote: Uint8Array): Uint8Array | null {
+    const bound = this.binding?.address ?? null;
+    const local = bound ?? this.context.driver.stack.localFor(remote);
+    return local !== null && local.length === remote.length ? local : null;
+  }
+
+  private sendTo(
+    parts: readonly Uint8Array[],
+    remote: Uint8Array,
+    text: string,
+    port: number,
+    done: SendCallback | null,
+  ): void {
+    const { binding, context } = this;
+    if (binding === null) return;
+    let length = 0;
+    for (const part of parts) length += part.length;
+    const blocked = this.options.sendBlockList?.check(text, remote.length === 4 ? 'ipv4' : 'ipv6');
+    const local = this.localTo(remote);
+    let code: string | null = null;
+    if (local === null) code = 'ENETUNREACH';
+    else if (length > (remote.length === 4 ? MAX_UDP_PAYLOAD_4 : MAX_UDP_PAYLOAD_6)) code = 'EMSGSIZE';
+    if (blocked) {
+      report(this, nodeError('ERR_IP_BLOCKED', `IP(${text}) is blocked by net.BlockList`), done);
+    } else if (code !== null || local === null) {
+      report(this, hostPortException(code ?? 'ENETUNREACH', 'send', text, port), done);
+    } else {
+      // An error that ICMP has brought is told by the next call, as the kernel does.
+      const error = binding.takeError();
+      if (error !== null) {
+        report(this, hostPortException(error, 'send', text, port), done);
+        return;
+      }
+      const { driver } = context;
+      driver.stack.udp.send(driver.now(), binding, local, remote, port, parts, length);
+      driver.schedule();
+      if (done !== null) process.nextTick(done, null, length);
+    }
+  }
+
+  private readonly receiver = {
+    onDatagram: (message: Buffer, info: RemoteInfo): void => {
+      if (this.options.receiveBlockList?.check(info.address, info.family === 'IPv4' ? 'ipv4' : 'ipv6')) return;
+      // As SO_RCVBUF: what does not fit is lost. At least one always fits.
+      if (this.receivedBytes > 0 && this.receivedBytes + message.length > this.receiveBuffer) return;
+      this.received.push({ message, info });
+      this.receivedBytes += message.length;
+      this.deliverSoon();
+    },
+    onError: (): void => this.deliverSoon(),
+  };
+
+  private deliverSoon(): void {
+    if (this.delivering) return;
+    this.delivering = true;
+    process.nextTick(this.runDeliver);
+  }
+
+  private readonly runDeliver = (): void => {
+    this.delivering = false;
+    const batch = this.received;
+    this.received = [];
+    this.receivedBytes = 0;
+    let i = 0;
+    try {
+      while (i < batch.length && this.state !== 'closed') {
+        const { message, info } = batch[i++]!;
+        this.emit('message', message, info);
+      }
+      const code = this.binding?.takeError() ?? null;
+      if (code !== null) this.emit('error', errnoException(code, 'recvmsg'));
+    } finally {
+      // A listener threw: the others are not lost.
+      if (i < batch.length && this.state !== 'closed') {
+        this.received = batch.slice(i).concat(this.received);
+        this.deliverSoon();
+      }
+    }
+  };
+
+  private updateRef(): void {
+    const want = this.state === 'bound' && this.wantsRef;
+    if (want === this.referenced) return;
+    this.referenced = want;
+    if (want) this.context.driver.ref();
+    else this.context.driver.unref();
+  }
+}
+
+interface Receiver {
+  onDatagram(message: Buffer, info: RemoteInfo): void;
+  onError(): void;
+}
+
+/** What the stack sees of a bound socket. */
+class Binding implements UdpBinding {
+  peer: { readonly address: Uint8Array; readonly port: number } | null = null;
+  ttl = 64;
+  private error: string | null = null;
+
+  constructor(
+    private readonly receiver: Receiver,
+    readonly address: Uint8Array | null,
+    readonly family: 0 | 4 | 6,
+    readonly port: number,
+    readonly reuse: boolean,
+  ) {}
+
+  takeError(): string | null {
+    const { error } = this;
+    this.error = null;
+    return error;
+  }
+
+  onDatagram(buf: Uint8Array, start: number, end: number, src: number, addressLength: number, port: number): void {
+    const address = formatAddress(buf.subarray(src, src + addressLength));
+    const family = addressLength === 4 ? 'IPv4' : 'IPv6';
+    const message = Buffer.allocUnsafe(end - start);
+    message.set(buf.subarray(start, end));
+    this.receiver.onDatagram(message, { address, family, port, size: end - start });
+  }
+
+  onIcmp(kind: IcmpKind): void {
+    // Linux: only what is hard for a datagram socket is told.
+    this.error =
+      kind === 'port-unreachable' ? 'ECONNREFUSED' : kind === 'network-unreachable' ? 'ENETUNREACH' : 'EHOSTUNREACH';
+    this.receiver.onError();
+  }
+}
+
+function report(socket: EventEmitter, error: Error, done: SendCallback | null): void {
+  if (done !== null) process.nextTick(done, error);
+  else process.nextTick(() => socket.emit('error', error));
+}
+
+const notConnected = () => nodeError('ERR_SOCKET_DGRAM_NOT_CONNECTED', 'Not connected');
+
+function validateBufferSize(size: unknown): number {
+  if (typeof size !== 'number' || size >>> 0 !== size || size === 0) {
+    throw nodeError('ERR_SOCKET_BAD_BUFFER_SIZE', 'Buffer size must be a positive integer', TypeError);
+  }
+  return size;
+}
+
+function viewOf(value: unknown, name: string): Uint8Array {
+  if (typeof value === 'string') return Buffer.from(value);
+  if (ArrayBuffer.isView(value)) return new Uint8Array(value.buffer, value.byteOffset, value.byteLength);
+  throw argType(name, 'of type string or an instance of Buffer, TypedArray, or DataView', value);
+}
+
+function listOf(message: unknown): Uint8Array[] {
+  if (!Array.isArray(message)) return [viewOf(message, 'buffer')];
+  return message.map((part) => {
+    if (typeof part !== 'string' && !ArrayBuffer.isView(part)) {
+      throw argType('buffer list arguments', 'an instance of Buffer, TypedArray, DataView or string', message);
+    }
+    return viewOf(part, 'buffer');
+  });
+}
+
+function sliceOf(message: Bytes, offset: number, length: number): Uint8Array {
+  const view = viewOf(message, 'buffer');
+  if (offset > view.length) {
+    throw nodeError('ERR_BUFFER_OUT_OF_BOUNDS', '"offset" is outside of buffer bounds', RangeError);
+  }
+  if (offset + length > view.length) {
+    throw nodeError('ERR_BUFFER_OUT_OF_BOUNDS', '"length" is outside of buffer bounds', RangeError);
+  }
+  return view.subarray(offset, offset + length);
+}

@@ -1,0 +1,643 @@
+// Edge: net.Socket over a TcpHandle, the same split as Node's own lib/net.js: the stream here, the connection there.
+// What differs from node:net, and why, is in docs/guides/sockets.md.
+
+import { type BlockList, isIP } from 'node:net';
+import { Duplex, type DuplexOptions } from 'node:stream';
+import { MS } from '../core/index.js';
+import { formatAddress } from '../l3/index.js';
+import {
+  type BlockListLike,
+  Connector,
+  type ConnectRequest,
+  type LookupFunction,
+  validateLocal,
+} from './driver/connect.js';
+import { familyOf, type Peer, type SocketContext } from './driver/context.js';
+import {
+  abortError,
+  argType,
+  errnoException,
+  nodeError,
+  socketClosed,
+  validateAbortSignal,
+  validateFunction,
+  validatePort,
+  validateTimeout,
+} from './driver/errors.js';
+import type { HandleOwner, TcpHandle } from './driver/tcp-handle.js';
+import type { Server } from './server.js';
+import type { TcpOptions } from './tcp/types.js';
+
+export interface OnReadOptions {
+  readonly buffer: Uint8Array | (() => Uint8Array);
+  /** False: stop reading. */
+  readonly callback: (bytes: number, buffer: Uint8Array) => boolean;
+}
+
+export interface SocketOptions extends DuplexOptions {
+  allowHalfOpen?: boolean;
+  noDelay?: boolean;
+  keepAlive?: boolean;
+  keepAliveInitialDelay?: number;
+  signal?: AbortSignal;
+  onread?: OnReadOptions;
+  pauseOnCreate?: boolean;
+  manualStart?: boolean;
+  blockList?: BlockList;
+  /** Options of the connection itself; see docs/guides/sockets.md. */
+  tcp?: Partial<TcpOptions>;
+}
+
+export interface ConnectOptions extends SocketOptions {
+  port?: number | string;
+  host?: string;
+  path?: string;
+  localAddress?: string;
+  localPort?: number;
+  family?: 0 | 4 | 6 | 'IPv4' | 'IPv6';
+  hints?: number;
+  lookup?: LookupFunction;
+  timeout?: number;
+  autoSelectFamily?: boolean;
+  autoSelectFamilyAttemptTimeout?: number;
+}
+
+export interface AddressInfo {
+  address: string;
+  family: string;
+  port: number;
+}
+
+export type ConnectListener = () => void;
+
+/** connect(options[, cb]), connect(port[, host][, cb]): what both functions and the method take. */
+export function normalizeConnect(args: readonly unknown[]): [ConnectOptions, ConnectListener | null] {
+  const [first, second] = args;
+  let options: ConnectOptions = {};
+  if (typeof first === 'object' && first !== null) options = first as ConnectOptions;
+  else if (isPipeName(first)) options.path = first as string;
+  else {
+    options.port = first as number | string;
+    if (args.length > 1 && typeof second === 'string') options.host = second;
+  }
+  const last = args[args.length - 1];
+  return [options, typeof last === 'function' ? (last as ConnectListener) : null];
+}
+
+function isPipeName(value: unknown): boolean {
+  return typeof value === 'string' && !(Number(value) >= 0);
+}
+
+/** Node keeps what a server gives its sockets out of the public options; so do we. */
+export interface SocketInternals {
+  readonly context: SocketContext;
+  readonly handle?: TcpHandle;
+  readonly server?: Server;
+}
+
+// Listeners that a socket of ours attaches once and that need no closure per socket: most sockets of a server are idle.
+function onReadableEnd(this: Socket): void {
+  // The other side has ended; without allowHalfOpen the stream ends ours, and a late write is an error.
+  if (!this.allowHalfOpen) this.write = writeAfterEnd;
+}
+
+function writeAfterEnd(this: Socket, chunk: unknown, encoding?: unknown, callback?: unknown): boolean {
+  if (!this.writableEnded) return Reflect.apply(Duplex.prototype.write, this, [chunk, encoding, callback]);
+  const done = typeof encoding === 'function' ? encoding : callback;
+  const error = Object.assign(new Error('This socket has been ended by the other party'), { code: 'EPIPE' });
+  if (typeof done === 'function') process.nextTick(done as (e: Error) => void, error);
+  this.destroy(error);
+  return false;
+}
+
+export class Socket extends Duplex implements HandleOwner {
+  connecting = false;
+  /** Milliseconds of `setTimeout`; undefined as long as none was set. */
+  timeout: number | undefined;
+  /** The server that accepted this socket. */
+  server: Server | null;
+  /** Addresses that connect() has tried, when there were several. */
+  autoSelectFamilyAttemptedAddresses: string[] | undefined;
+  /** Truthy while there is a connection: libraries look at it. */
+  _handle: TcpHandle | null = null;
+  private readonly context: SocketContext;
+  private connector: Connector | null = null;
+  private peerName: AddressInfo | null = null;
+  private sockName: AddressInfo | null = null;
+  private resetting = false;
+  private wantsRef = true;
+  private readonly settings: Pick<
+    SocketOptions,
+    'noDelay' | 'keepAlive' | 'keepAliveInitialDelay' | 'tcp' | 'blockList'
+  >;
+  private onread: OnReadOptions | null = null;
+  private readBuffer: Uint8Array | null = null;
+  private readDone = 0;
+  private dispatched = 0;
+  private pendingBytes = 0;
+  private idleTimer: { cancel(): void } | null = null;
+  private lastActivity = 0;
+
+  constructor(options: SocketOptions | undefined, internals: SocketInternals) {
+    const { onread, signal, tcp, ...stream } = options ?? {};
+    super({
+      ...stream,
+      allowHalfOpen: Boolean(stream.allowHalfOpen),
+      emitClose: false,
+      autoDestroy: true,
+      decodeStrings: false,
+    });
+    this.context = internals.context;
+    this.server = internals.server ?? null;
+    this.settings = {};
+    if (stream.noDelay !== undefined) this.settings.noDelay = Boolean(stream.noDelay);
+    if (stream.keepAlive !== undefined) this.settings.keepAlive = Boolean(stream.keepAlive);
+    if (stream.keepAliveInitialDelay !== undefined) {
+      this.settings.keepAliveInitialDelay = stream.keepAliveInitialDelay;
+    }
+    if (tcp !== undefined) this.settings.tcp = tcp;
+    if (stream.blockList !== undefined) this.settings.blockList = stream.blockList;
+    if (onread !== null && typeof onread === 'object') {
+      const buffer = typeof onread.buffer === 'function' ? onread.buffer() : onread.buffer;
+      if (buffer instanceof Uint8Array && typeof onread.callback === 'function') {
+        this.onread = onread;
+        this.readBuffer = buffer;
+      }
+    }
+    this.on('end', onReadableEnd);
+    if (signal !== undefined) this.watchSignal(signal);
+    if (internals.handle !== undefined) {
+      this.takeHandle(internals.handle);
+      if (stream.pauseOnCreate) super.pause();
+      else if (!stream.manualStart) this.read(0);
+    }
+  }
+
+  // ---- getters
+
+  /** Who the other end is, as its certificate says; undefined before the connection is up, or where that is not known. */
+  get peer(): Peer | undefined {
+    const { address } = this._getpeername();
+    return address === undefined ? undefined : this.context.peerOf(address);
+  }
+
+  get _connecting(): boolean {
+    return this.connecting;
+  }
+
+  get pending(): boolean {
+    return this._handle === null || this.connecting;
+  }
+
+  get readyState(): 'opening' | 'open' | 'readOnly' | 'writeOnly' | 'closed' {
+    if (this.connecting) return 'opening';
+    if (this.readable && this.writable) return 'open';
+    if (this.readable && !this.writable) return 'readOnly';
+    if (!this.readable && this.writable) return 'writeOnly';
+    return 'closed';
+  }
+
+  /** @deprecated as in Node: use writableLength. */
+  get bufferSize(): number | undefined {
+    return this._handle === null ? undefined : this.writableLength;
+  }
+
+  get bytesRead(): number {
+    return this._handle === null ? this.readDone : this._handle.bytesRead;
+  }
+
+  get bytesWritten(): number {
+    return this._bytesDispatched + this.pendingBytes + this.queuedBytes;
+  }
+
+  get _bytesDispatched(): number {
+    return this._handle === null ? this.dispatched : this._handle.bytesWritten;
+  }
+
+  get remoteAddress(): string | undefined {
+    return this._getpeername().address;
+  }
+
+  get remoteFamily(): string | undefined {
+    return this._getpeername().family;
+  }
+
+  get remotePort(): number | undefined {
+    return this._getpeername().port;
+  }
+
+  get localAddress(): string | undefined {
+    return this._getsockname().address;
+  }
+
+  get localPort(): number | undefined {
+    return this._getsockname().port;
+  }
+
+  get localFamily(): string | undefined {
+    return this._getsockname().family;
+  }
+
+  address(): AddressInfo | Record<string, never> {
+    return this._getsockname() as AddressInfo | Record<string, never>;
+  }
+
+  _getpeername(): Partial<AddressInfo> {
+    if (this._handle !== null && !this.connecting && this.peerName === null) {
+      const { remoteAddress, remotePort } = this._handle.flow.config;
+      this.peerName = {
+        address: formatAddress(remoteAddress),
+        family: familyOf(remoteAddress),
+        port: remotePort,
+      };
+    }
+    return this.peerName ?? {};
+  }
+
+  _getsockname(): Partial<AddressInfo> {
+    if (this._handle !== null && this.sockName === null) {
+      const { localAddress, localPort } = this._handle.flow.config;
+      this.sockName = { address: formatAddress(localAddress), family: familyOf(localAddress), port: localPort };
+    }
+    return this.sockName ?? {};
+  }
+
+  // ---- commands
+
+  connect(...args: unknown[]): this {
+    const [options, listener] = normalizeConnect(args);
+    if (options.path !== undefined) {
+      throw nodeError('ERR_INVALID_ARG_VALUE', 'There are no pipes on an overlay network: give a port', TypeError);
+    }
+    if (this.write === writeAfterEnd) this.write = Duplex.prototype.write;
+    if (this.destroyed) this.revive();
+    if (listener !== null) this.once('connect', listener);
+    const request = this.makeRequest(options);
+    this.touchIdle();
+    this.connecting = true;
+    this.connector = new Connector(this.context, request, {
+      onLookup: (error, address, family, host) => this.emit('lookup', error, address, family || undefined, host),
+      onAttempt: (handle, address, port, family) => {
+        this._handle = handle;
+        if (!this.wantsRef) handle.unref();
+        this.emit('connectionAttempt', address, port, family);
+        if (request.autoSelectFamily && isIP(request.host) === 0) {
+          this.autoSelectFamilyAttemptedAddresses ??= [];
+          this.autoSelectFamilyAttemptedAddresses.push(`${address}:${port}`);
+        }
+      },
+      onAttemptFailed: (address, port, family, error) => {
+        this.emit('connectionAttemptFailed', address, port, family, error);
+      },
+      onAttemptTimeout: (address, port, family) => this.emit('connectionAttemptTimeout', address, port, family),
+      onConnected: (handle) => this.handleConnected(handle),
+      onFailed: (error) => this.destroy(error),
+    });
+    this.connector.start();
+    return this;
+  }
+
+  override end(...args: unknown[]): this {
+    return Reflect.apply(super.end, this, args) as this;
+  }
+
+  override pause(): this {
+    // With `onread` data goes to the caller's buffer at once: nothing may come while paused.
+    if (this.onread !== null && !this.connecting && this._handle !== null) this._handle.readStop();
+    return super.pause();
+  }
+
+  override resume(): this {
+    if (this.onread !== null && !this.connecting && this._handle !== null) this._handle.readStart();
+    return super.resume();
+  }
+
+  override read(size?: number): unknown {
+    if (this.onread !== null && !this.connecting && this._handle !== null) this._handle.readStart();
+    return super.read(size);
+  }
+
+  /** Destroys once what was written has been handed over. */
+  destroySoon(): void {
+    if (this.writable) this.end();
+    if (this.writableFinished) this.destroy();
+    else this.once('finish', this.destroy);
+  }
+
+  /** Closes with RST. */
+  resetAndDestroy(): this {
+    if (this._handle !== null || this.connector !== null) {
+      if (this.connecting) this.once('connect', () => this.resetNow());
+      else this.resetNow();
+    } else this.destroy(socketClosed());
+    return this;
+  }
+
+  setTimeout(ms: number, callback?: () => void): this {
+    if (this.destroyed) return this;
+    const value = validateTimeout(ms, 'msecs');
+    this.timeout = value;
+    this.idleTimer?.cancel();
+    this.idleTimer = null;
+    if (value === 0) {
+      if (callback !== undefined) {
+        validateFunction(callback, 'callback');
+        this.removeListener('timeout', callback);
+      }
+      return this;
+    }
+    this.touchIdle();
+    this.armIdle(value);
+    if (callback !== undefined) {
+      validateFunction(callback, 'callback');
+      this.once('timeout', callback);
+    }
+    return this;
+  }
+
+  setNoDelay(enable = true): this {
+    const value = Boolean(enable);
+    this.settings.noDelay = value;
+    if (!this.connecting) this._handle?.setOption('noDelay', value);
+    return this;
+  }
+
+  /** `initialDelay` in milliseconds; 0 leaves the time that was set before. */
+  setKeepAlive(enable = false, initialDelay = 0): this {
+    this.settings.keepAlive = Boolean(enable);
+    if (initialDelay > 0) this.settings.keepAliveInitialDelay = initialDelay;
+    if (!this.connecting && this._handle !== null) this.applyKeepAlive(this._handle);
+    return this;
+  }
+
+  ref(): this {
+    this.wantsRef = true;
+    this._handle?.ref();
+    return this;
+  }
+
+  unref(): this {
+    this.wantsRef = false;
+    this._handle?.unref();
+    return this;
+  }
+
+  // ---- the stream
+
+  override _read(): void {
+    if (this.connecting || this._handle === null) this.once('connect', () => this._read());
+    else this._handle.readStart();
+  }
+
+  override _write(chunk: unknown, encoding: BufferEncoding, callback: (error?: Error | null) => void): void {
+    this.send([bytesOf(chunk, encoding)], callback);
+  }
+
+  override _writev(
+    chunks: { chunk: unknown; encoding: BufferEncoding }[],
+    callback: (error?: Error | null) => void,
+  ): void {
+    this.send(
+      chunks.map((c) => bytesOf(c.chunk, c.encoding)),
+      callback,
+    );
+  }
+
+  override _final(callback: (error?: Error | null) => void): void {
+    if (this.connecting) {
+      this.once('connect', () => this._final(callback));
+      return;
+    }
+    if (this._handle === null) {
+      callback();
+      return;
+    }
+    const code = this._handle.shutdown();
+    // The shutdown of a libuv handle completes in a later turn of the loop.
+    setImmediate(() => {
+      if (code === null || code === 'ENOTCONN' || this.destroyed) callback();
+      else callback(errnoException(code, 'shutdown'));
+    });
+  }
+
+  override _destroy(error: Error | null, callback: (error: Error | null) => void): void {
+    this.connecting = false;
+    this.idleTimer?.cancel();
+    this.idleTimer = null;
+    const connector = this.connector;
+    this.connector = null;
+    connector?.stop();
+    const handle = this._handle;
+    const hadError = error !== null && error !== undefined;
+    if (handle !== null) {
+      this.readDone = handle.bytesRead;
+      this.dispatched = handle.bytesWritten;
+      this._handle = null;
+      if (this.resetting) handle.reset();
+      else handle.close();
+      this.resetting = false;
+      callback(error);
+      setImmediate(() => this.emit('close', hadError));
+    } else {
+      callback(error);
+      process.nextTick(() => this.emit('close', hadError));
+    }
+    this.server?.handleSocketClosed(this);
+  }
+
+  // ---- from the handle
+
+  onConnect(): void {}
+
+  onData(chunk: Buffer): void {
+    this.touchIdle();
+    if (!this.push(chunk)) this._handle?.readStop();
+  }
+
+  onBuffer(length: number): void {
+    this.touchIdle();
+    const { onread } = this;
+    if (onread === null || this.readBuffer === null) return;
+    const more = onread.callback(length, this.readBuffer);
+    if (typeof onread.buffer === 'function') {
+      this.readBuffer = onread.buffer();
+      this._handle?.useBuffer(this.readBuffer);
+    }
+    if (more === false) this._handle?.readStop();
+  }
+
+  onEnd(): void {
+    this.push(null);
+    this.read(0);
+  }
+
+  onReadError(code: string): void {
+    this.destroy(errnoException(code, 'read'));
+  }
+
+  // ---- inside
+
+  /** Sockets are many and their options few: all that were not changed share one object. */
+  private makeRequest(options: ConnectOptions): ConnectRequest {
+    const { port, host, lookup, localAddress, localPort, family } = options;
+    validateLocal(localAddress, localPort);
+    if (port === undefined) {
+      throw nodeError('ERR_MISSING_ARGS', 'The "options" or "port" or "path" argument must be specified', TypeError);
+    }
+    if (typeof port !== 'number' && typeof port !== 'string') {
+      throw argType('options.port', 'one of type number or string', port);
+    }
+    if (lookup !== undefined) validateFunction(lookup, 'options.lookup');
+    const { noDelay, keepAlive, keepAliveInitialDelay, tcp } = options;
+    if (noDelay !== undefined) this.settings.noDelay = Boolean(noDelay);
+    if (keepAlive !== undefined) this.settings.keepAlive = Boolean(keepAlive);
+    if (keepAliveInitialDelay !== undefined) this.settings.keepAliveInitialDelay = keepAliveInitialDelay;
+    if (tcp !== undefined) this.settings.tcp = tcp;
+    const auto = options.autoSelectFamily;
+    if (auto !== undefined && typeof auto !== 'boolean') {
+      throw argType('options.autoSelectFamily', 'of type boolean', auto);
+    }
+    const base = this.context.driver.stack.tcpOptions;
+    const blockList = (options.blockList ?? this.settings.blockList) as BlockListLike | undefined;
+    const kind = family === 'IPv6' ? 6 : family === 'IPv4' ? 4 : (family ?? 0);
+    return {
+      host: host === undefined || host === null || host === '' ? 'localhost' : String(host),
+      port: validatePort(port),
+      family: kind === 4 || kind === 6 ? kind : 0,
+      localAddress: localAddress || undefined,
+      localPort: localPort ?? 0,
+      lookup,
+      autoSelectFamily: (auto ?? true) && kind !== 4 && kind !== 6,
+      attemptTimeout: Math.max(10, options.autoSelectFamilyAttemptTimeout ?? 250),
+      blockList,
+      tcp: this.settings.tcp === undefined ? base : { ...base, ...this.settings.tcp },
+    };
+  }
+
+  private takeHandle(handle: TcpHandle): void {
+    this._handle = handle;
+    handle.attach(this);
+    if (this.readBuffer !== null) handle.useBuffer(this.readBuffer);
+    if (!this.wantsRef) handle.unref();
+    if (this.settings.noDelay) handle.setOption('noDelay', true);
+    if (this.settings.keepAlive) this.applyKeepAlive(handle);
+  }
+
+  private applyKeepAlive(handle: TcpHandle): void {
+    const { keepAlive = false, keepAliveInitialDelay = 0 } = this.settings;
+    if (keepAliveInitialDelay > 0) {
+      handle.setOption('keepAliveIdle', Math.floor(keepAliveInitialDelay / 1_000) * 1_000 * MS || 1_000 * MS);
+      // As Node sets them since version 18 (libuv): a probe a second, ten of them.
+      handle.setOption('keepAliveInterval', 1_000 * MS);
+      handle.setOption('keepAliveCount', 10);
+    }
+    handle.setOption('keepAlive', keepAlive);
+  }
+
+  private handleConnected(handle: TcpHandle): void {
+    this.connector = null;
+    if (this.destroyed) return;
+    this.connecting = false;
+    this.sockName = null;
+    this.peerName = null;
+    this.takeHandle(handle);
+    this.touchIdle();
+    this.emit('connect');
+    this.emit('ready');
+    if (this.readable && !this.isPaused()) this.read(0);
+  }
+
+  private send(chunks: Uint8Array[], callback: (error?: Error | null) => void): void {
+    if (this.connecting) {
+      let bytes = 0;
+      for (const chunk of chunks) bytes += chunk.length;
+      this.pendingBytes = bytes;
+      const onClose = () => {
+        callback(
+          nodeError('ERR_SOCKET_CLOSED_BEFORE_CONNECTION', 'Socket closed before the connection was established'),
+        );
+      };
+      this.once('connect', () => {
+        this.removeListener('close', onClose);
+        this.send(chunks, callback);
+      });
+      this.once('close', onClose);
+      return;
+    }
+    this.pendingBytes = 0;
+    if (this._handle === null) {
+      callback(socketClosed());
+      return;
+    }
+    this.touchIdle();
+    this._handle.write(chunks, (code) => {
+      // As Node's onWriteComplete: a socket that is gone has reported already.
+      if (code === null) {
+        this.touchIdle();
+        callback();
+      } else if (this.destroyed)
+        callback(nodeError('ERR_STREAM_DESTROYED', 'Cannot call write after a stream was destroyed'));
+      else callback(errnoException(code, 'write'));
+    });
+  }
+
+  private get queuedBytes(): number {
+    // What waits in the stream, without what has been handed to the handle already.
+    return Math.max(0, this.writableLength - this.inFlight);
+  }
+
+  /** Bytes that the handle counts and the stream has not forgotten yet. */
+  private get inFlight(): number {
+    return this.pendingBytes > 0 ? this.pendingBytes : (this._handle?.waiting ?? 0);
+  }
+
+  private resetNow(): void {
+    this.resetting = true;
+    this.destroy();
+  }
+
+  /** A destroyed socket can connect again, as Node's. */
+  private revive(): void {
+    this.peerName = null;
+    this.sockName = null;
+    this.readDone = 0;
+    this.dispatched = 0;
+    const stream = this as unknown as { _undestroy(): void };
+    stream._undestroy();
+  }
+
+  private watchSignal(signal: AbortSignal): void {
+    validateAbortSignal(signal, 'options.signal');
+    const abort = () => this.destroy(abortError(signal.reason));
+    if (signal.aborted) process.nextTick(abort);
+    else {
+      signal.addEventListener('abort', abort, { once: true });
+      this.once('close', () => signal.removeEventListener('abort', abort));
+    }
+  }
+
+  private touchIdle(): void {
+    if (this.timeout !== undefined && this.timeout > 0) {
+      this.lastActivity = this.context.driver.now();
+      // The timer ran out and 'timeout' was told: activity starts it anew.
+      if (this.idleTimer === null && !this.destroyed) this.armIdle(this.timeout);
+    }
+  }
+
+  /** One timer that looks at the last activity when it fires: nothing to do per packet. */
+  private armIdle(ms: number): void {
+    const { driver } = this.context;
+    this.idleTimer?.cancel();
+    this.idleTimer = driver.clock.at(driver.now() + ms * MS, () => {
+      this.idleTimer = null;
+      if (this.timeout === undefined || this.timeout === 0 || this.destroyed) return;
+      const left = this.lastActivity + this.timeout * MS - driver.now();
+      if (left > 0) this.armIdle(left / MS);
+      else this.emit('timeout');
+    });
+  }
+}
+
+function bytesOf(chunk: unknown, encoding: BufferEncoding): Uint8Array {
+  return typeof chunk === 'string' ? Buffer.from(chunk, encoding) : (chunk as Uint8Array);
+}
