@@ -10,7 +10,7 @@ import {
   systemRandom,
   type Timer,
 } from '../core/index.js';
-import type { Link, LinkHandler, LinkState } from '../l2/link.js';
+import type { Link, LinkHandler, LinkState } from '../l2/index.js';
 import { formatAddress, type Prefix, parseAddress } from './address.js';
 import { Pinger, type PingResult } from './pinger.js';
 import type { Port } from './port.js';
