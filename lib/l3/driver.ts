@@ -146,10 +146,16 @@ export class PingDriver {
     if (signal?.aborted) return Promise.reject(aborted());
     if (this.closed.signal.aborted) return Promise.reject(gone());
     return new Promise<T>((resolve, reject) => {
-      const onAbort = () => reject(signal?.aborted ? aborted() : gone());
-      const done = (value: T) => {
+      const settle = () => {
         signal?.removeEventListener('abort', onAbort);
         this.closed.signal.removeEventListener('abort', onAbort);
+      };
+      const onAbort = () => {
+        settle();
+        reject(signal?.aborted ? aborted() : gone());
+      };
+      const done = (value: T) => {
+        settle();
         resolve(value);
       };
       signal?.addEventListener('abort', onAbort, { once: true });
@@ -157,6 +163,7 @@ export class PingDriver {
       try {
         start(done);
       } catch (error) {
+        settle();
         reject(error);
       }
     });

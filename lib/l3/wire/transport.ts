@@ -31,7 +31,9 @@ export const tcpHeaderLength = (buf: Uint8Array, t: number): number => (buf[t + 
  */
 export function upperLayer(buf: Uint8Array, p: number, length: number): number {
   if (buf[p]! >>> 4 === 6) return upperLayer6(buf, p, length);
-  if (isFragment4(buf, p) && (getU16(buf, p + 6) & 0x1fff) !== 0) return Protocol.fragment * 0x10000;
+  if (isFragment4(buf, p) && (getU16(buf, p + 6) & 0x1fff) !== 0) {
+    return Protocol.fragment * 0x10000 + headerLength4(buf, p);
+  }
   return protocol4(buf, p) * 0x10000 + headerLength4(buf, p);
 }
 
