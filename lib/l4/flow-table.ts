@@ -4,7 +4,7 @@
 // connection or what TIME-WAIT has left of it.
 
 import type { Micros, Random } from '../core/index.js';
-import { NEVER } from '../core/index.js';
+import { KubeBusError, NEVER } from '../core/index.js';
 import type { TcpSurface } from './tcp/surface.js';
 import type { TimeWait } from './tcp/time-wait.js';
 import type { TcpConfig } from './tcp/types.js';
@@ -25,7 +25,10 @@ export interface FlowListener {
 export class TcpFlow {
   hash = 0;
   next: TcpFlow | null = null;
+  /** What the stack drives; null once nothing is left to do but TIME-WAIT. */
   connection: TcpSurface | null = null;
+  /** The same for the owner to come: a connection may be over before anybody has seen it, and still have bytes to read. */
+  untaken: TcpSurface | null = null;
   timeWait: TimeWait | null = null;
   handler: FlowHandler | null = null;
   /** Events that wait for `deliver`, and whether the flow is in the list of those to poll. */
@@ -38,7 +41,20 @@ export class TcpFlow {
   heapIndex = -1;
   heapAt: Micros = NEVER;
 
-  constructor(readonly config: TcpConfig) {}
+  constructor(
+    readonly config: TcpConfig,
+    connection: TcpSurface,
+  ) {
+    this.connection = this.untaken = connection;
+  }
+
+  /** For the owner, once. */
+  take(): TcpSurface {
+    const connection = this.untaken;
+    if (connection === null) throw new KubeBusError('ERR_INTERNAL', 'a connection has one owner');
+    this.untaken = null;
+    return connection;
+  }
 }
 
 export class FlowTable {

@@ -267,9 +267,8 @@ export class TcpStack {
       this.drop(old);
     }
     const config = this.makeConfig(local, port, remote, remotePort, iss, options);
-    const flow = new TcpFlow(config);
+    const flow = new TcpFlow(config, this.factory.connect(config, now));
     flow.handler = handler;
-    flow.connection = this.factory.connect(config, now);
     this.flows.add(flow);
     this.touch(flow);
     return flow;
@@ -428,8 +427,7 @@ export class TcpStack {
   }
 
   private addPassive(listener: TcpListener, config: TcpConfig, connection: TcpSurface): void {
-    const flow = new TcpFlow(config);
-    flow.connection = connection;
+    const flow = new TcpFlow(config, connection);
     flow.halfOpen = listener;
     listener.halfOpen++;
     this.flows.add(flow);

@@ -46,7 +46,7 @@ export class TcpHandle implements FlowHandler {
     connecting: boolean,
   ) {
     this.connecting = connecting;
-    this.connection = flow.connection!;
+    this.connection = flow.take();
     flow.handler = this;
     this.ref();
   }
