@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs';
 import test from 'ava';
 import { SECOND } from '../../lib/core/index.js';
 import { formatPrefix, parseAddress, parsePrefix } from '../../lib/l3/address.js';
@@ -220,4 +221,21 @@ test('what decodes is legal: host bits, lengths, kinds and address sizes are che
   t.is(wire({ ...good, routes: [routeOf('10.1.0.0/24', { node: 'x'.repeat(300) })] }), null);
   t.is(wire({ type: 'register', addresses: [new Uint8Array(5)] }), null);
   t.deepEqual(decodeControl(new Uint8Array(0)), { type: 'unknown' });
+});
+
+test('the test vectors of docs/spec/control.md, both ways', (t) => {
+  const text = readFileSync(new URL('../../docs/spec/control.md', import.meta.url), 'utf8');
+  const lines = /```vectors\n([^`]*)```/.exec(text)![1]!.trim().split('\n');
+  const revive = (key: string, value: unknown) => {
+    if (key === 'prefix') return parsePrefix(value as string);
+    if (key === 'pools' || key === 'prefixes') return (value as string[]).map(parsePrefix);
+    if (key === 'addresses' || key === 'gateway') return (value as string[]).map(parseAddress);
+    return value;
+  };
+  t.is(lines.length, 10);
+  for (let i = 0; i < lines.length; i += 2) {
+    const message = JSON.parse(lines[i]!, revive);
+    t.is(Buffer.from(encodeControl(message)).toString('hex'), lines[i + 1]!);
+    t.deepEqual(decodeControl(Buffer.from(lines[i + 1]!, 'hex')), message);
+  }
 });
