@@ -73,7 +73,7 @@ export class Reassembler {
       this.length -= first.bytes.length;
       const stale = seqDiff(nxt, first.start);
       if (seqGt(first.end, nxt)) {
-        if (stale > 0) first.bytes.readInto(new Uint8Array(stale));
+        if (stale > 0) first.bytes.skip(stale);
         queue.concat(first.bytes);
         nxt = first.end;
       }

@@ -1,107 +1,101 @@
-// Bytes in order, waiting for the application: blocks that are filled once and then handed out without another copy.
+// Bytes in order, waiting for the application. The payload is copied once, from the packet's slab (which is not kept: one
+// byte must not hold 256 KiB) to memory that is handed out as it is.
 //
-//     blocks:  [ ####### ][ ######... ]      # = bytes; the last block may have room, which the next segment fills
+//     arena:   |  a: #####  b: ### a: ########  . . . free |      one for all connections, 64 KiB, filled from the front
+//     queue a: [arena 0..5) [arena 8..16)                         regions; the last one grows while nobody else writes
 //
-// A block is given away when it is read, so the payload is copied once: from the packet's slab (which is not kept: one
-// byte must not hold 256 KiB) into memory that becomes the application's.
+// So a segment costs a copy and no allocation, a batch of segments is one region and one read, and an idle connection
+// holds nothing. Who keeps a buffer keeps its arena alive, as with Node's own pool; small pieces are copied out of it.
 
-const BLOCK = 65_536;
-/** A lone small segment (a request, an answer) gets a block of just its size. */
-const SMALL = 2_048;
+const ARENA = 65_536;
+/** A payload of this size gets a buffer of its own where the arena would cut it in two. */
+const WHOLE = 8_192;
+/** Below this, what `read` returns is a copy. */
+const SMALL = 1_024;
+
+let arena: Buffer = Buffer.allocUnsafeSlow(ARENA);
+let arenaEnd = 0;
+
+interface Region {
+  readonly bytes: Buffer;
+  start: number;
+  end: number;
+}
 
 export class ReceiveQueue {
-  private blocks: Buffer[] = [];
-  /** Bytes read of the first block, bytes filled of the last. */
-  private readAt = 0;
-  private filled = 0;
+  private regions: Region[] = [];
   /** Bytes that wait. */
   length = 0;
 
   append(buf: Uint8Array, at: number, length: number): void {
     this.length += length;
-    let block = this.blocks[this.blocks.length - 1];
+    if (length >= WHOLE && length > ARENA - arenaEnd) {
+      const own = Buffer.allocUnsafeSlow(length);
+      own.set(buf.subarray(at, at + length));
+      this.regions.push({ bytes: own, start: 0, end: length });
+      return;
+    }
     while (length > 0) {
-      if (block === undefined || this.filled === block.length) {
-        block = Buffer.allocUnsafe(this.blockSize(length));
-        if (this.blocks.length > 0) this.sealLast();
-        this.blocks.push(block);
-        this.filled = 0;
+      if (arenaEnd === ARENA) {
+        arena = Buffer.allocUnsafeSlow(ARENA);
+        arenaEnd = 0;
       }
-      const n = Math.min(length, block.length - this.filled);
-      block.set(buf.subarray(at, at + n), this.filled);
-      this.filled += n;
+      const n = Math.min(length, ARENA - arenaEnd);
+      arena.set(buf.subarray(at, at + n), arenaEnd);
+      const last = this.regions[this.regions.length - 1];
+      if (last !== undefined && last.bytes === arena && last.end === arenaEnd) last.end += n;
+      else this.regions.push({ bytes: arena, start: arenaEnd, end: arenaEnd + n });
+      arenaEnd += n;
       at += n;
       length -= n;
     }
   }
 
-  /** Takes over all blocks of `other`, which must not be used again. */
+  /** Takes over all bytes of `other`, which must not be used again. */
   concat(other: ReceiveQueue): void {
-    if (other.length === 0) return;
-    if (this.length === 0) {
-      this.blocks = other.blocks;
-      this.readAt = other.readAt;
-    } else {
-      this.sealLast();
-      if (other.readAt > 0) other.blocks[0] = other.blocks[0]!.subarray(other.readAt);
-      // When the first is also the last, what is cut off its front no longer counts as filled.
-      if (other.blocks.length === 1) other.filled -= other.readAt;
-      for (const block of other.blocks) this.blocks.push(block);
-    }
-    this.filled = other.filled;
+    if (this.regions.length === 0) this.regions = other.regions;
+    else for (const region of other.regions) this.regions.push(region);
     this.length += other.length;
   }
 
-  /** At most `max` bytes, all of one block; null when empty. */
+  /** At most `max` bytes, those of one region; null when empty. */
   read(max: number): Buffer | null {
-    if (this.length === 0 || max <= 0) return null;
-    const block = this.blocks[0]!;
-    const end = this.blocks.length === 1 ? this.filled : block.length;
-    const n = Math.min(max, end - this.readAt);
-    const bytes = block.subarray(this.readAt, this.readAt + n);
-    this.readAt += n;
-    this.length -= n;
-    // What the reader keeps must not hold a block that is mostly air.
-    const last = this.readAt === end;
-    if (last) this.dropFirst();
-    return last && 2 * n < block.length ? Buffer.from(bytes) : bytes;
+    const region = this.regions[0];
+    if (region === undefined || max <= 0) return null;
+    const n = Math.min(max, region.end - region.start);
+    const bytes = region.bytes.subarray(region.start, region.start + n);
+    this.consume(region, n);
+    return n < SMALL && region.bytes.length > 2 * n ? Buffer.from(bytes) : bytes;
   }
 
   readInto(target: Uint8Array): number {
     let done = 0;
-    while (done < target.length && this.length > 0) {
-      const block = this.blocks[0]!;
-      const end = this.blocks.length === 1 ? this.filled : block.length;
-      const n = Math.min(target.length - done, end - this.readAt);
-      target.set(block.subarray(this.readAt, this.readAt + n), done);
+    for (let region = this.regions[0]; region !== undefined && done < target.length; region = this.regions[0]) {
+      const n = Math.min(target.length - done, region.end - region.start);
+      target.set(region.bytes.subarray(region.start, region.start + n), done);
       done += n;
-      this.readAt += n;
-      this.length -= n;
-      if (this.readAt === end) this.dropFirst();
+      this.consume(region, n);
     }
     return done;
   }
 
+  /** Drops `n` bytes from the front. */
+  skip(n: number): void {
+    for (let region = this.regions[0]; region !== undefined && n > 0; region = this.regions[0]) {
+      const some = Math.min(n, region.end - region.start);
+      this.consume(region, some);
+      n -= some;
+    }
+  }
+
   clear(): void {
-    this.blocks = [];
-    this.readAt = this.filled = this.length = 0;
+    this.regions = [];
+    this.length = 0;
   }
 
-  private dropFirst(): void {
-    this.blocks.shift();
-    this.readAt = 0;
-    if (this.blocks.length === 0) this.filled = 0;
-  }
-
-  private blockSize(needed: number): number {
-    if (this.blocks.length === 0) return needed <= SMALL ? needed : Math.min(needed * 2, BLOCK);
-    return BLOCK;
-  }
-
-  /** The last block will not be the last any more: its end has to be where its bytes end. */
-  private sealLast(): void {
-    const i = this.blocks.length - 1;
-    const block = this.blocks[i]!;
-    if (this.filled < block.length) this.blocks[i] = block.subarray(0, this.filled);
+  private consume(region: Region, n: number): void {
+    region.start += n;
+    this.length -= n;
+    if (region.start === region.end) this.regions.shift();
   }
 }

@@ -22,6 +22,8 @@ import { isDsack, Undo } from './undo.js';
 
 export type RecoveryState = 'open' | 'disorder' | 'cwr' | 'recovery' | 'loss';
 const DUPTHRESH = 3;
+const LOCAL_RTT: Micros = 2_000;
+const LOCAL_WINDOW = 512 * 1024;
 
 export class LossRecovery implements DeliveryListener {
   state: RecoveryState = 'open';
@@ -274,8 +276,17 @@ export class LossRecovery implements DeliveryListener {
       if (this.delivered > 0 || lost > 0) {
         cc.setCwnd(this.prr.handleAck(this.delivered, this.pipe, cc.ssthresh, advanced > 0 && lost === 0, mss));
       }
-    } else if (advanced > 0 && (limited || this.state === 'loss'))
+    } else if (advanced > 0 && (this.state === 'loss' || (limited && !this.queueIsOurs)))
       cc.onAck(now, advanced, sample, this.rtt.srtt, ack, nxt);
+  }
+
+  /**
+   * On a path within this machine nothing is ever lost, so the window would grow to its bound, and all of it would lie in
+   * queues that fall out of the processor's cache (measured: 16 instead of 26 Gbit/s). RFC 9438 never asks to grow.
+   */
+  private get queueIsOurs(): boolean {
+    const { min, srtt } = this.rtt;
+    return min < LOCAL_RTT && this.cc.cwnd > LOCAL_WINDOW && srtt > 2 * min;
   }
 
   /** A retransmission of entry `i` goes out. */
