@@ -29,6 +29,8 @@ export class TcpHandle implements FlowHandler {
   readonly connection: TcpSurface;
   private owner: HandleOwner | null = null;
   private connecting: boolean;
+  /** Turn in which the application heard of this connection. */
+  private born: number;
   private ended = false;
   /** How it ended, once it did; and whether that has been told. */
   private failure: string | null = null;
@@ -46,6 +48,7 @@ export class TcpHandle implements FlowHandler {
     connecting: boolean,
   ) {
     this.connecting = connecting;
+    this.born = driver.turn;
     this.connection = flow.take();
     flow.handler = this;
     this.ref();
@@ -82,7 +85,9 @@ export class TcpHandle implements FlowHandler {
     this.reading = true;
     const { connection } = this;
     // What is there already comes in its own tick, as from the kernel.
-    if (connection.readable > 0 || connection.ended || this.failure !== null) process.nextTick(this.pull);
+    if (connection.readable === 0 && !connection.ended && this.failure === null) return;
+    if (this.born === this.driver.turn) setImmediate(this.pull);
+    else process.nextTick(this.pull);
   }
 
   readStop(): void {
@@ -161,6 +166,7 @@ export class TcpHandle implements FlowHandler {
     if (this.connecting) {
       if ((events & (TcpEvent.established | TcpEvent.closed)) === 0) return;
       this.connecting = false;
+      this.born = this.driver.turn;
       if ((events & TcpEvent.established) === 0) {
         this.failure = codeOfReason(this.connection.reason);
         this.owner?.onConnect(this.failure);
@@ -168,11 +174,11 @@ export class TcpHandle implements FlowHandler {
       }
       this.owner?.onConnect(null);
       events &= ~TcpEvent.established;
-      // Whoever awaits 'connect' has to get his turn before an error comes.
-      if (events !== 0) setImmediate(() => this.handleEvents(events));
-      return;
     }
-    this.handleEvents(events);
+    // Whoever awaits 'connect' or 'connection' has to get his turn before an error comes.
+    if ((events & TcpEvent.closed) !== 0 && this.born === this.driver.turn)
+      setImmediate(() => this.handleEvents(events));
+    else this.handleEvents(events);
   }
 
   private handleEvents(events: number): void {
