@@ -22,6 +22,8 @@ export interface StreamHandler {
    * are then reported by `onData(n)`. So bytes land where they are parsed, and nobody allocates per read.
    */
   room(): Uint8Array;
+  /** True while the bytes of a frame are half there: the next bytes are best read straight into `room()`. */
+  readonly hasPartial: boolean;
   onData(length: number): void;
   /** All writes so far have been taken by the operating system; comes only after `write` returned false. */
   onDrain(): void;

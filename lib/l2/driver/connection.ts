@@ -118,6 +118,10 @@ export class Connection implements StreamHandler, FrameSink, MachineOutput {
     return this.rx.bytes.subarray(this.wp);
   }
 
+  get hasPartial(): boolean {
+    return this.rx !== null && this.wp > this.rp;
+  }
+
   onData(length: number): void {
     if (this.machine.state === 'over') return;
     const now = this.options.clock.now();

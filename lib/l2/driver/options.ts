@@ -30,7 +30,7 @@ export interface LinkOptions {
   readonly handshakeTimeout?: Micros;
   /** **Default:** 30 s. */
   readonly stallTimeout?: Micros;
-  /** Bytes handed to a stream and not yet taken by the system, above which packets wait in the fair queue. **Default:** 256 KiB. */
+  /** Bytes handed to a stream and not yet taken by the system, above which packets wait in the fair queue. **Default:** 128 KiB. */
   readonly streamBytes?: number;
   /** Bytes queued above which `writable` is false. **Default:** 1 MiB. */
   readonly highWater?: number;
@@ -54,7 +54,7 @@ export function resolveOptions(options: LinkOptions) {
     pool: sharedPool,
     handshakeTimeout: options.handshakeTimeout ?? 5_000 * MS,
     stallTimeout: options.stallTimeout ?? 30 * SECOND,
-    streamBytes: options.streamBytes ?? 256 * 1024,
+    streamBytes: options.streamBytes ?? 128 * 1024,
     egress: { ...DEFAULT_EGRESS, ...options.egress },
   };
   return {
