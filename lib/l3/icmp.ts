@@ -39,12 +39,11 @@ export const TOO_BIG: IcmpError = {
   type6: Icmp6.packetTooBig,
   code6: 0,
 };
-/** RFC 1812 §5.2.7.1 knows net and host unreachable; hosts must treat them alike, and ping prints the host form best. */
+/** RFC 1812 §5.2.7.1: net unreachable where there is no route, host unreachable where there is one that leads nowhere now. */
 export const NO_ROUTE: IcmpError = unreachable(Unreachable4.net, Unreachable6.noRoute);
 export const HOST_DOWN: IcmpError = unreachable(Unreachable4.host, Unreachable6.address);
 export const NO_PORT_HERE: IcmpError = unreachable(Unreachable4.port, Unreachable6.port);
 export const NO_PROTOCOL_HERE: IcmpError = unreachable(Unreachable4.protocol, Unreachable6.port);
-export const PROHIBITED: IcmpError = unreachable(Unreachable4.prohibited, Unreachable6.prohibited);
 
 /** Tokens come at `perSecond`, at most `burst` wait (RFC 1812 §4.3.2.8, RFC 4443 §2.4 (f)). */
 export class TokenBucket {

@@ -17,7 +17,7 @@ import {
   SlabPool,
   TYPE_PACKET,
 } from '../core/index.js';
-import { hostPrefix, type Prefix, sameAddress } from './address.js';
+import { hostPrefix, type Prefix } from './address.js';
 import { Count, Counters } from './counters.js';
 import { Endpoint } from './endpoint-port.js';
 import { Fragmenter } from './fragment.js';
@@ -562,11 +562,6 @@ export class Vrf implements PortOwner {
     if (packets > 0) this.flush(now, egress, ingress, slab, 0, end, packets);
     slab.release();
     return total;
-  }
-
-  /** True when the address is one of ours. */
-  isOwn(address: Uint8Array): boolean {
-    return this.own.some((a) => sameAddress(a, address));
   }
 }
 

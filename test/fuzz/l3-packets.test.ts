@@ -169,6 +169,7 @@ test(`a million hostile packets (KUBEBUS_FUZZ_SEED=${SEED})`, (t) => {
       end += HEADER + length;
     }
     if (below(50) === 0) putHeader(slab.bytes, 0, 0, 0, 0, [0, 65_575, 0xffffffff, end][below(4)]!);
+    if (below(20) === 0) packetLine(slab.bytes, below(end));
     const who = below(5);
     const port = ports[who];
     trusted = port === undefined || port.kind === 'host';
