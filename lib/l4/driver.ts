@@ -20,8 +20,6 @@ export class Driver {
   readonly stack: Stack;
   /** Set once by `close`: nothing is sent or told any more. */
   closed = false;
-  /** Counts the rounds of `deliver`. */
-  turn = 0;
   private readonly writer: SlabWriter;
   private pumping = false;
   private again = false;
@@ -114,7 +112,6 @@ export class Driver {
 
   private readonly runDeliver = (): void => {
     this.delivering = false;
-    this.turn++;
     try {
       while (this.stack.deliver());
     } finally {

@@ -29,8 +29,12 @@ export class TcpHandle implements FlowHandler {
   readonly connection: TcpSurface;
   private owner: HandleOwner | null = null;
   private connecting: boolean;
-  /** Turn in which the application heard of this connection. */
-  private born: number;
+  /**
+   * The application hears of this connection in this turn of the loop: whoever awaits 'connect' or 'connection' has to get
+   * his turn before data or an error comes. What came meanwhile is in `held`.
+   */
+  private fresh = false;
+  private held = 0;
   private ended = false;
   /** How it ended, once it did; and whether that has been told. */
   private failure: string | null = null;
@@ -48,7 +52,7 @@ export class TcpHandle implements FlowHandler {
     connecting: boolean,
   ) {
     this.connecting = connecting;
-    this.born = driver.turn;
+    if (!connecting) this.beFresh();
     this.connection = flow.take();
     flow.handler = this;
     this.ref();
@@ -86,8 +90,7 @@ export class TcpHandle implements FlowHandler {
     const { connection } = this;
     // What is there already comes in its own tick, as from the kernel.
     if (connection.readable === 0 && !connection.ended && this.failure === null) return;
-    if (this.born === this.driver.turn) setImmediate(this.pull);
-    else process.nextTick(this.pull);
+    if (!this.fresh) process.nextTick(this.pull);
   }
 
   readStop(): void {
@@ -166,7 +169,7 @@ export class TcpHandle implements FlowHandler {
     if (this.connecting) {
       if ((events & (TcpEvent.established | TcpEvent.closed)) === 0) return;
       this.connecting = false;
-      this.born = this.driver.turn;
+      this.beFresh();
       if ((events & TcpEvent.established) === 0) {
         this.failure = codeOfReason(this.connection.reason);
         this.owner?.onConnect(this.failure);
@@ -175,10 +178,17 @@ export class TcpHandle implements FlowHandler {
       this.owner?.onConnect(null);
       events &= ~TcpEvent.established;
     }
-    // Whoever awaits 'connect' or 'connection' has to get his turn before an error comes.
-    if ((events & TcpEvent.closed) !== 0 && this.born === this.driver.turn)
-      setImmediate(() => this.handleEvents(events));
+    if (this.fresh) this.held |= events;
     else this.handleEvents(events);
+  }
+
+  private beFresh(): void {
+    this.fresh = true;
+    setImmediate(() => {
+      this.fresh = false;
+      // Also without events: reading may have been started meanwhile.
+      this.handleEvents(this.held);
+    });
   }
 
   private handleEvents(events: number): void {
