@@ -1,7 +1,8 @@
 // The router: one VRF per tenant. There is no path from one VRF to another.
 
 import { KubeBusError, SlabPool } from '../core/index.js';
-import { CUT_SLAB_BYTES, Vrf, type VrfLimits } from './vrf.js';
+import { CUT_SLAB_BYTES } from './cutter.js';
+import { Vrf, type VrfLimits } from './vrf.js';
 
 export interface RouterOptions {
   /** Runs `fn` soon, but not inside the call. **Default:** queueMicrotask. */

@@ -6,7 +6,6 @@
 // a slab of our own, so the order within a flow is kept.
 
 import {
-  Flag,
   GSO_FLAGS,
   getU32,
   HEADER,
@@ -19,8 +18,8 @@ import {
 } from '../core/index.js';
 import { hostPrefix, type Prefix } from './address.js';
 import { Count, Counters } from './counters.js';
+import { CUT_SLAB_BYTES, Cutter } from './cutter.js';
 import { Endpoint } from './endpoint-port.js';
-import { Fragmenter } from './fragment.js';
 import {
   HOST_DOWN,
   type IcmpError,
@@ -39,7 +38,7 @@ import {
   TokenBucket,
   writeError,
 } from './icmp.js';
-import { completeChecksum, offloadHeaders, Segmenter, wireLength } from './offload.js';
+import { completeChecksum, offloadHeaders, wireLength } from './offload.js';
 import type { Port, PortOptions } from './port.js';
 import { type PortOwner, PortState } from './port-state.js';
 import type { RouteKind } from './route.js';
@@ -79,9 +78,6 @@ export interface IcmpListener {
 /** Id of the endpoint's port. */
 const LOCAL = 1;
 
-/** Holds more than one frame of the largest packet. */
-export const CUT_SLAB_BYTES = 128 * 1024;
-
 /** What is to be done with a packet that cannot leave as it lies there. */
 const Todo = { none: 0, error: 1, segment: 2, fragment: 3 } as const;
 
@@ -94,6 +90,7 @@ export class Vrf implements PortOwner {
   private readonly ports: (PortState | null)[] = [null];
   private readonly limits: VrfLimits;
   private readonly slabs: SlabPool;
+  private readonly cutter: Cutter;
   private readonly listeners: IcmpListener[] = [];
   private readonly local: PortState;
   private host: PortState | null = null;
@@ -112,6 +109,7 @@ export class Vrf implements PortOwner {
     this.name = options.name;
     this.limits = { ...DEFAULT_VRF_LIMITS, ...options.limits };
     this.slabs = options.slabs ?? new SlabPool(CUT_SLAB_BYTES, 2);
+    this.cutter = new Cutter(this.slabs, this.counters);
     this.endpoint = new Endpoint(this, options.defer, this.limits.localQueueBytes);
     this.local = this.makePort(
       { name: 'local', sink: this.endpoint, mtu: 0xffff, offload: true, up: true, sources: [] },
@@ -261,8 +259,13 @@ export class Vrf implements PortOwner {
         if (run !== null) this.flush(now, run, ingress, slab, runStart, off, runPackets);
         run = null;
         if (todo === Todo.error) this.sendError(now, ingress, buf, off + HEADER, length, todoError, todoRest);
-        else if (todo === Todo.segment) this.segment(now, slab, off, todoEgress!, ingress);
-        else this.fragment(now, slab, off, todoEgress!, ingress);
+        else {
+          const to = todoEgress!;
+          const emit = (pieces: Slab, last: number, packets: number) =>
+            this.flush(now, to, ingress, pieces, 0, last, packets);
+          if (todo === Todo.segment) this.cutter.segment(slab, off, emit);
+          else this.cutter.fragment(slab, off, to.mtu, emit);
+        }
       } else if (egress !== run) {
         if (run !== null) this.flush(now, run, ingress, slab, runStart, off, runPackets);
         run = egress;
@@ -510,58 +513,6 @@ export class Vrf implements PortOwner {
     if (ingress.kind === 'local') this.endpoint.deferred(now, slab, 0, end);
     else this.flush(now, ingress, ingress, slab, 0, end, 1);
     slab.release();
-  }
-
-  private segment(now: Micros, slab: Slab, off: number, egress: PortState, ingress: PortState): void {
-    const segmenter = new Segmenter();
-    if (!segmenter.begin(slab.bytes, off)) return;
-    this.counters.values[Count['super-packets-segmented']]!++;
-    this.cut(now, segmenter, egress, ingress);
-  }
-
-  /** RFC 791 §3.2. A super-packet with DF clear is cut in segments first, each of which is then cut in fragments. */
-  private fragment(now: Micros, slab: Slab, off: number, egress: PortState, ingress: PortState): void {
-    const flags = slab.bytes[off + 1]!;
-    if ((flags & GSO_FLAGS) !== 0) {
-      const segmenter = new Segmenter();
-      if (!segmenter.begin(slab.bytes, off)) return;
-      this.counters.values[Count['super-packets-segmented']]!++;
-      const one = this.slabs.take();
-      while (segmenter.next(one.bytes, 0) !== 0) this.fragment(now, one, 0, egress, ingress);
-      one.release();
-      return;
-    }
-    if ((flags & Flag.partialChecksum) !== 0) completeChecksum(slab.bytes, off);
-    const fragmenter = new Fragmenter();
-    if (fragmenter.begin(slab.bytes, off, egress.mtu)) {
-      this.counters.values[Count['fragments-made']]! += this.cut(now, fragmenter, egress, ingress);
-    }
-  }
-
-  /** Writes all pieces to slabs and sends them; returns how many there were. */
-  private cut(now: Micros, cutter: Segmenter | Fragmenter, egress: PortState, ingress: PortState): number {
-    const bytes = cutter.frameBytes;
-    let slab = this.slabs.take();
-    let end = 0;
-    let packets = 0;
-    let total = 0;
-    for (;;) {
-      if (end + bytes > slab.bytes.length) {
-        this.flush(now, egress, ingress, slab, 0, end, packets);
-        slab.release();
-        slab = this.slabs.take();
-        end = 0;
-        packets = 0;
-      }
-      const next = cutter.next(slab.bytes, end);
-      if (next === 0) break;
-      end = next;
-      packets++;
-      total++;
-    }
-    if (packets > 0) this.flush(now, egress, ingress, slab, 0, end, packets);
-    slab.release();
-    return total;
   }
 }
 
