@@ -29,6 +29,7 @@ import {
   type Prefix,
   parseAddress,
   parsePrefix,
+  prefixHas,
   type Route,
   type RouteKind,
   Router,
@@ -37,6 +38,7 @@ import {
   type TunOptions,
   type Vrf,
 } from './l3/index.js';
+import { createNet, type Net } from './l4/index.js';
 
 /** A prefix behind this node: its VMs or containers. */
 export interface Advertisement {
@@ -111,6 +113,8 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
   private readonly control: NodeControl;
   private readonly pinger: PingDriver;
   private readonly kernel: KernelView | null;
+  private readonly random: Random;
+  private netValue: Net | null = null;
   private assigned = false;
   private stopped = false;
 
@@ -137,6 +141,7 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
     const { clock = systemClock, random = systemRandom, logger = silentLogger, mtu = 1400 } = options;
     this.clock = clock;
     this.logger = logger;
+    this.random = random;
     this.tenant = options.tenant;
     this.node = options.node;
     this.vrf = this.router.addVrf(options.tenant);
@@ -222,6 +227,30 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
     return this.vrf.endpoint;
   }
 
+  /**
+   * Sockets of this process on the overlay (L4): node:net, node:dgram, promise forms and HTTP agents. Made on first use; never
+   * falls back to the plain Internet. Names: `<node>` and `<node>.<tenant>.kubebus` of the own tenant, and the cloud's.
+   */
+  get sockets(): Net {
+    this.netValue ??= createNet(this.vrf.endpoint, {
+      clock: this.clock,
+      random: this.random,
+      resolver: (name) => this.resolve(name),
+      peerOf: (address) => this.peerOf(address),
+    });
+    return this.netValue;
+  }
+
+  /** The API of node:net on the overlay. */
+  get net(): Net['net'] {
+    return this.sockets.net;
+  }
+
+  /** The API of node:dgram on the overlay. */
+  get dgram(): Net['dgram'] {
+    return this.sockets.dgram;
+  }
+
   /** Name of the TUN device, or null. */
   get device(): string | null {
     return this.kernel?.tun.name ?? null;
@@ -267,10 +296,30 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
   async stop(message = 'the node stops'): Promise<void> {
     if (this.stopped) return;
     this.stopped = true;
+    this.netValue?.close();
     this.pinger.close();
     this.link.close(new KubeBusError('ERR_PEER_GOODBYE', message));
     this.kernel?.tun.close();
     await this.flushState();
+  }
+
+  /** Addresses of a node of the own tenant, by its name. */
+  private resolve(name: string): string[] {
+    const suffix = `.${this.tenant}.kubebus`;
+    const node = name.endsWith(suffix) ? name.slice(0, -suffix.length) : name;
+    if (node === this.node) return [...this.addresses];
+    if (node === this.link.peer.node) return [...this.gateway];
+    return this.control.routes
+      .filter((r) => r.kind === 'edge' && r.node === node && r.prefix.length === r.prefix.address.length * 8)
+      .map((r) => formatAddress(r.prefix.address));
+  }
+
+  private peerOf(address: string): { tenant: string; node: string } | undefined {
+    const bytes = parseAddress(address);
+    const best = this.control.routes
+      .filter((r) => prefixHas(r.prefix, bytes))
+      .reduce<Route | undefined>((a, b) => (a === undefined || b.prefix.length > a.prefix.length ? b : a), undefined);
+    return best === undefined ? undefined : { tenant: this.tenant, node: best.node };
   }
 
   private openHost(tun: TunDevice, mtu: number): Port {

@@ -7,8 +7,12 @@ import { fileURLToPath } from 'node:url';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const require = createRequire(import.meta.url);
-const ava = join(dirname(require.resolve('ava/package.json')), 'entrypoints', 'cli.mjs');
-const child = spawn(process.execPath, [ava, '--tap', ...process.argv.slice(2)], { cwd: root, stdio: ['ignore', 'pipe', 'inherit'] });
+// The package exports its main file only; its command lies beside it.
+const ava = join(dirname(require.resolve('ava')), 'cli.mjs');
+const child = spawn(process.execPath, [ava, '--tap', ...process.argv.slice(2)], {
+  cwd: root,
+  stdio: ['ignore', 'pipe', 'inherit'],
+});
 
 let passed = 0;
 let failed = 0;
