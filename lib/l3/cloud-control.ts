@@ -5,7 +5,7 @@
 // routes. So 200 nodes with 100 routes each cost 200 messages a turn, not 200 x 200 x 100.
 
 import { KubeBusError, type L3ErrorCode, type Logger, type Micros, MS, NEVER, silentLogger } from '../core/index.js';
-import { formatPrefix, hostPrefix, type Prefix, prefixContains, prefixKey } from './address.js';
+import { formatPrefix, hostPrefix, type Prefix, prefixContains, prefixKey, samePrefix } from './address.js';
 import type { AddressPool } from './address-pool.js';
 import { type ControlLimits, DEFAULT_CONTROL_LIMITS, type NodeSession, type NodeUp } from './control.js';
 import { chunkRoutes, decodeControl, encodeControl } from './control-codec.js';
@@ -59,6 +59,8 @@ export class CloudControl {
   private readonly onRecord: () => void;
   private readonly logger: Logger;
   private readonly registry = new RouteRegistry();
+  /** The nodes' addresses as routes, by node: told to all, so that names and peers can be found. */
+  private readonly addressRoutes = new Map<string, readonly Route[]>();
   private readonly sessions = new Map<string, Session>();
   /** Nodes whose link is down and whose routes are still announced, with the time at which that ends. */
   private readonly held = new Map<string, Micros>();
@@ -108,7 +110,8 @@ export class CloudControl {
     for (const [node, until] of this.held) {
       if (until > now) continue;
       this.held.delete(node);
-      this.withdrawAll(node);
+      // Back, but it has not said (yet) what it originates: its address stays.
+      this.withdrawAll(node, this.sessions.has(node));
     }
   }
 
@@ -160,7 +163,7 @@ export class CloudControl {
     // The VRF's routes go with the port; what is held is only the announcement, so that a short break is no storm.
     for (const route of session.routes) this.unprogram(session.port, route);
     this.unassign(session);
-    if (session.routes.length > 0) this.held.set(session.node, now + this.hold);
+    this.held.set(session.node, now + this.hold);
   }
 
   unassign(session: Session): void {
@@ -187,6 +190,7 @@ export class CloudControl {
       const { code, message } = error instanceof KubeBusError ? error : new KubeBusError('ERR_INTERNAL', String(error));
       session.addresses = [];
       session.registered = false;
+      this.announceAddresses(session);
       this.logger.warn({ tenant: this.tenant, node: session.node, code }, message);
       session.send(encodeControl({ type: 'refusal', code, message, prefixes: [] }));
       return;
@@ -204,6 +208,7 @@ export class CloudControl {
       });
     }
     this.setSources(session);
+    this.announceAddresses(session);
     const { addresses } = session;
     const { prefixes: pools, gateway } = this.pool;
     session.send(encodeControl({ type: 'assign', addresses, pools, mtu: this.mtu, gateway }));
@@ -235,7 +240,8 @@ export class CloudControl {
     const keep = new Set(session.wanted.map((r) => prefixKey(r.prefix)));
     for (const route of before.values()) if (!keep.has(prefixKey(route.prefix))) this.withdraw(route);
     for (const asked of session.wanted) {
-      const route: Route = { ...asked, node: session.node };
+      // 'edge' is for addresses, which the cloud assigns.
+      const route: Route = { ...asked, node: session.node, kind: asked.kind === 'edge' ? 'vm' : asked.kind };
       const key = prefixKey(route.prefix);
       const reason = accepted.has(key) ? null : this.reasonAgainst(session, route, accepted.size, before.has(key));
       if (reason !== null) {
@@ -312,8 +318,21 @@ export class CloudControl {
     this.change(route, true);
   }
 
-  private withdrawAll(node: string): void {
+  private withdrawAll(node: string, keepAddresses = false): void {
     for (const route of this.registry.routesOf(node).values()) this.withdraw(route);
+    if (keepAddresses) return;
+    for (const route of this.addressRoutes.get(node) ?? []) this.change(route, true);
+    this.addressRoutes.delete(node);
+  }
+
+  private announceAddresses(session: Session): void {
+    const { node } = session;
+    const before = this.addressRoutes.get(node) ?? [];
+    const now = session.addresses.map((a): Route => ({ prefix: hostPrefix(a), kind: 'edge', metric: 0, node }));
+    for (const route of before) if (!now.some((r) => samePrefix(r.prefix, route.prefix))) this.change(route, true);
+    for (const route of now) if (!before.some((r) => samePrefix(r.prefix, route.prefix))) this.change(route, false);
+    if (now.length > 0) this.addressRoutes.set(node, now);
+    else this.addressRoutes.delete(node);
   }
 
   private change(route: Route, withdrawn: boolean): void {
@@ -354,7 +373,7 @@ export class CloudControl {
   private encodedSnapshot(): readonly Uint8Array[] {
     if (this.snapshot === null || this.snapshot.revision !== this.revision) {
       const { revision } = this;
-      const parts = chunkRoutes(this.registry.routes);
+      const parts = chunkRoutes([...[...this.addressRoutes.values()].flat(), ...this.registry.routes]);
       const messages = parts.map((add, i) =>
         encodeControl({ type: 'routes', revision, snapshot: i === 0, add, withdraw: [], more: i < parts.length - 1 }),
       );

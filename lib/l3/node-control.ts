@@ -99,7 +99,7 @@ export class NodeControl {
     return this.mtuValue;
   }
 
-  /** Routes of the other nodes. */
+  /** Routes of the other nodes: their addresses (kind 'edge') and what lies behind them. */
   get routes(): readonly Route[] {
     return [...this.view.values()];
   }
@@ -224,13 +224,14 @@ export class NodeControl {
       const key = viewKey(route);
       const old = this.view.get(key);
       if (old !== undefined && old.metric === route.metric && old.kind === route.kind) continue;
-      if (old === undefined && this.view.size >= this.limits.routesPerTenant) {
+      if (old === undefined && this.view.size >= this.limits.routesPerTenant * 2) {
         this.counters.routesBeyondLimit++;
         continue;
       }
       if (old !== undefined) drop(key);
       this.view.set(key, route);
-      this.vrf.routes.add({ ...route, port: this.link.id, origin: 'advertised' });
+      // A node's address is reached through its pool's route.
+      if (route.kind !== 'edge') this.vrf.routes.add({ ...route, port: this.link.id, origin: 'advertised' });
       added.push(route);
     }
     if (added.length === 0 && removed.length === 0) return;
@@ -263,10 +264,15 @@ export class NodeControl {
     }
   }
 
+  /** Prefixes behind other nodes. */
+  private subnets(): Prefix[] {
+    return [...this.view.values()].filter((r) => r.kind !== 'edge').map((r) => r.prefix);
+  }
+
   private tellKernel(): void {
     const own = new Set(this.advertised.map((r) => prefixKey(r.prefix)));
     const wanted = new Map<string, Prefix>();
-    for (const prefix of [...this.overlayPrefixes(), ...[...this.view.values()].map((r) => r.prefix)]) {
+    for (const prefix of [...this.overlayPrefixes(), ...this.subnets()]) {
       if (!own.has(prefixKey(prefix))) wanted.set(prefixKey(prefix), prefix);
     }
     const added = [...wanted].filter(([key]) => !this.kernel.has(key));

@@ -118,8 +118,15 @@ export class SimNode {
     return this.control.addresses.map(formatAddress);
   }
 
+  /** Addresses of the other nodes, as this one knows them. */
+  get peers(): string[] {
+    const edges = this.control.routes.filter((r) => r.kind === 'edge');
+    return edges.map((r) => `${formatAddress(r.prefix.address)} ${r.node}`).sort();
+  }
+
   get routes(): string[] {
-    return this.control.routes.map((r) => `${formatAddress(r.prefix.address)}/${r.prefix.length} ${r.node}`).sort();
+    const subnets = this.control.routes.filter((r) => r.kind !== 'edge');
+    return subnets.map((r) => `${formatAddress(r.prefix.address)}/${r.prefix.length} ${r.node}`).sort();
   }
 
   up(): this {
