@@ -196,20 +196,15 @@ export class DgramSocket extends EventEmitter {
   send(message: Bytes | readonly Bytes[], ...args: unknown[]): void {
     this.checkOpen();
     const connected = this.connectState !== 'no';
-    let parts: Uint8Array[];
-    let rest = args;
-    // With four or more arguments behind the message of a socket that is not connected (two, if it is), the first two are
-    // offset and length.
-    const sliced =
-      typeof args[1] === 'number' &&
-      (connected ? typeof args[0] === 'number' : args[2] !== undefined && typeof args[2] !== 'function');
-    if (sliced && !Array.isArray(message)) {
-      parts = [sliceOf(message as Bytes, args[0] as number, args[1] as number)];
-      rest = args.slice(2);
-    } else parts = listOf(message);
-    let [port, address, callback] = connected ? [0, undefined, rest[0]] : rest;
-    if (connected && typeof rest[0] === 'number') {
-      throw nodeError('ERR_SOCKET_DGRAM_IS_CONNECTED', 'Already connected');
+    // (offset, length, port, address, callback), or without the first two: told apart as Node does.
+    const sliced = connected
+      ? typeof args[1] === 'number'
+      : Boolean(args[3]) || (Boolean(args[2]) && typeof args[2] !== 'function');
+    const parts = sliced ? [sliceOf(message as Bytes, args[0] as number, args[1] as number)] : listOf(message);
+    let [port, address, callback] = sliced ? args.slice(2) : args;
+    if (connected) {
+      if (!sliced || typeof port === 'function') callback = port;
+      else if (port || address) throw nodeError('ERR_SOCKET_DGRAM_IS_CONNECTED', 'Already connected');
     }
     const number = connected ? 0 : validatePort(port, 'Port', false);
     if (typeof address === 'function') {
@@ -219,7 +214,6 @@ export class DgramSocket extends EventEmitter {
       throw argType('address', 'one of type string or falsy', address);
     }
     const done = typeof callback === 'function' ? (callback as SendCallback) : null;
-    port = number;
     if (parts.length === 0) parts.push(new Uint8Array(0));
     this.whenBound(() => {
       if (connected) {
@@ -230,11 +224,12 @@ export class DgramSocket extends EventEmitter {
       this.find(this.targetText(address), (error, found) => {
         if (this.state === 'closed') return;
         if (error !== null) {
-          report(this, error, done);
+          if (done !== null) process.nextTick(done, error);
+          else process.nextTick(() => this.emit('error', error));
           return;
         }
         const remote = destination(this.context, found);
-        if (remote === null) report(this, hostPortException('ENETUNREACH', 'send', found, number), done);
+        if (remote === null) fail(done, hostPortException('ENETUNREACH', 'send', found, number));
         else this.sendTo(parts, remote, found, number, done);
       });
     });
@@ -497,14 +492,14 @@ export class DgramSocket extends EventEmitter {
     if (local === null) code = 'ENETUNREACH';
     else if (length > (remote.length === 4 ? MAX_UDP_PAYLOAD_4 : MAX_UDP_PAYLOAD_6)) code = 'EMSGSIZE';
     if (blocked) {
-      report(this, nodeError('ERR_IP_BLOCKED', `IP(${text}) is blocked by net.BlockList`), done);
+      fail(done, nodeError('ERR_IP_BLOCKED', `IP(${text}) is blocked by net.BlockList`));
     } else if (code !== null || local === null) {
-      report(this, hostPortException(code ?? 'ENETUNREACH', 'send', text, port), done);
+      fail(done, hostPortException(code ?? 'ENETUNREACH', 'send', text, port));
     } else {
       // An error that ICMP has brought is told by the next call, as the kernel does.
       const error = binding.takeError();
       if (error !== null) {
-        report(this, hostPortException(error, 'send', text, port), done);
+        fail(done, hostPortException(error, 'send', text, port));
         return;
       }
       const { driver } = context;
@@ -604,9 +599,9 @@ class Binding implements UdpBinding {
   }
 }
 
-function report(socket: EventEmitter, error: Error, done: SendCallback | null): void {
+/** Without a callback nobody is told: so it is in Node, where only a lookup that fails is an event. */
+function fail(done: SendCallback | null, error: Error): void {
   if (done !== null) process.nextTick(done, error);
-  else process.nextTick(() => socket.emit('error', error));
 }
 
 const notConnected = () => nodeError('ERR_SOCKET_DGRAM_NOT_CONNECTED', 'Not connected');
