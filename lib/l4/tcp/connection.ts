@@ -7,16 +7,14 @@ import { TcpFlag, type TcpSegment } from '../wire/tcp.js';
 import { ChallengeLimiter } from './acceptability.js';
 import { judgeArrival } from './arrival.js';
 import { Closing } from './close.js';
-import { createController } from './controllers.js';
 import { Handshake } from './handshake.js';
-import { KeepAlive } from './keepalive.js';
-import { PathMtu } from './mtu.js';
+import { Liveness } from './liveness.js';
 import { Output } from './output.js';
-import { Persist } from './persist.js';
+import { Path, reasonOf } from './path.js';
 import { Receiver } from './receiver.js';
 import { RetransmitTimer } from './retransmit-timer.js';
 import { type Plan, Sender } from './sender.js';
-import { type Seq, seqAdd, seqDiff } from './seq.js';
+import { type Seq, seqAdd } from './seq.js';
 import { canTransmit, hasPeerFin, isSynchronized, StateMachine, type TcpState } from './state.js';
 import type { TcpSurface } from './surface.js';
 import { TimeWait } from './time-wait.js';
@@ -41,14 +39,13 @@ export class TcpConnection implements TcpSurface {
   private readonly sender: Sender;
   private readonly receiver: Receiver;
   private readonly closing = new Closing();
-  private readonly mtu: PathMtu;
+  private readonly path: Path;
   private readonly urgent = new Urgent();
   private readonly output: Output;
   private readonly retransmit: RetransmitTimer;
   private readonly iss: Seq;
   private options: TcpOptions;
-  private keep: KeepAlive | null = null;
-  private persist: Persist | null = null;
+  private readonly liveness = new Liveness();
   private limiter: ChallengeLimiter | null = null;
   private timeWait: TimeWait | null = null;
   private timeWaitTaken = false;
@@ -57,13 +54,11 @@ export class TcpConnection implements TcpSurface {
   /** What the next poll has to send besides data and acknowledgements. */
   private synDue = false;
   private resetDue = false;
-  private probeDue = false;
   /** A command has no clock: what it starts begins with the poll that follows it. */
   private readBytes = 0;
   private closeDue = false;
   private keepDue = false;
   private failure: TcpReason = 'none';
-  private soft: TcpReason = 'none';
   private readonly counters = { received: 0, bytesReceived: 0, timeouts: 0, dropped: 0, challenges: 0 };
 
   private constructor(readonly config: TcpConfig) {
@@ -71,21 +66,11 @@ export class TcpConnection implements TcpSurface {
     const v6 = config.localAddress.length === 16;
     this.options = options as TcpOptions;
     this.iss = config.iss | 0;
-    this.mtu = new PathMtu(config.mtu, v6);
     this.ts = new Timestamps(config.tsOffset | 0);
     this.handshake = new Handshake(this.options, v6);
-    const mss = Math.min(options.mss, config.mtu - (v6 ? 60 : 40));
-    this.sender = new Sender(
-      this.iss,
-      createController(options.congestion, options.initialWindow * mss, mss, options.pacing),
-      this.ts,
-      this.options,
-    );
-    this.receiver = new Receiver(
-      Math.min(options.receiveBuffer, options.maxReceiveBuffer),
-      options.maxReceiveBuffer,
-      config.memory,
-    );
+    this.sender = new Sender(this.iss, this.ts, this.options);
+    this.receiver = new Receiver(options.receiveBuffer, options.maxReceiveBuffer, config.memory);
+    this.path = new Path(config, this.sender, this.handshake);
     this.retransmit = new RetransmitTimer(this.sender);
     this.output = new Output(config, this.handshake, this.ts, this.sender, this.receiver, config.offload);
   }
@@ -130,7 +115,7 @@ export class TcpConnection implements TcpSurface {
     return this.failure;
   }
   get softReason(): TcpReason {
-    return this.soft;
+    return this.path.soft;
   }
   get readable(): number {
     return this.receiver.queue.length;
@@ -179,7 +164,7 @@ export class TcpConnection implements TcpSurface {
       this.timeWait?.handleSegment(now, segment);
       return;
     }
-    this.keep?.handleHeard(now);
+    this.liveness.handleHeard(now);
     if (state === 'SYN-SENT') {
       this.handleInSynSent(now, segment);
       return;
@@ -230,30 +215,14 @@ export class TcpConnection implements TcpSurface {
   /** Steps 1 to 4. False: dropped. */
   private admit(now: Micros, segment: TcpSegment): boolean {
     const { receiver } = this;
-    switch (judgeArrival(now, segment, this.machine.current, this.iss, receiver, this.ts)) {
-      case 'take':
-        return true;
-      case 'take-and-acknowledge':
-        receiver.requestAck();
-        return true;
-      case 'acknowledge':
-        receiver.requestAck();
-        return false;
-      case 'challenge':
-        this.challenge(now);
-        return false;
-      case 'reset':
-        this.handleReset();
-        return false;
-      case 'repeat-syn':
-        this.synDue = true;
-        return false;
-      case 'establish':
-        this.establish(now, segment);
-        return false;
-      default:
-        return false;
-    }
+    const verdict = judgeArrival(now, segment, this.machine.current, this.iss, receiver, this.ts);
+    if (verdict === 'take') return true;
+    if (verdict === 'acknowledge' || verdict === 'take-and-acknowledge') receiver.requestAck();
+    else if (verdict === 'challenge') this.challenge(now);
+    else if (verdict === 'reset') this.handleReset();
+    else if (verdict === 'repeat-syn') this.synDue = true;
+    else if (verdict === 'establish') this.establish(now, segment);
+    return verdict === 'take-and-acknowledge';
   }
 
   private challenge(now: Micros): void {
@@ -292,17 +261,14 @@ export class TcpConnection implements TcpSurface {
 
   private handleAcknowledged(now: Micros): void {
     const { sender } = this;
-    this.persist?.handleAnswer();
-    if (this.wantsWritable && this.writable > 0) {
+    this.liveness.handleAck(sender.wnd > 0);
+    // Not for every byte that is freed: a third of the buffer, as Linux' sk_stream_is_writeable.
+    if (this.wantsWritable && this.writable >= sender.buffer.length >> 1) {
       this.wantsWritable = false;
       this.events |= TcpEvent.writable;
     }
     this.retransmit.handleAck(now);
     if (sender.news && sender.allAcknowledged) this.events |= TcpEvent.drained;
-    if (sender.wnd > 0 && this.timers.armed(Timer.persist)) {
-      this.timers.stop(Timer.persist);
-      this.persist?.handleOpen();
-    }
     if (sender.finAcknowledged && sender.finWasSent) this.handleFinAcknowledged(now);
   }
 
@@ -365,13 +331,12 @@ export class TcpConnection implements TcpSurface {
     }
     if (this.machine.current === 'CLOSED') return;
     if (now >= this.receiver.delayedAckDeadline) this.receiver.handleDelayedAck();
-    if (timers.expired(Timer.connect, now)) this.fail(this.soft === 'none' ? 'timeout' : this.soft);
+    if (timers.expired(Timer.connect, now)) this.giveUp();
     else if (timers.expired(Timer.linger, now)) this.abortWith('aborted');
     else if (timers.expired(Timer.finWait2, now)) this.finish();
     if (this.state === 'CLOSED') return;
-    if (timers.expired(Timer.keepAlive, now) && this.keep !== null) this.handleKeepAlive(now);
-    if (timers.expired(Timer.persist, now)) this.handlePersist(now);
-    if (this.retransmit.handleTimeout(now)) this.handleRto(now);
+    if (!this.liveness.handleTimeout(now, this.sender.busy, this.options)) this.giveUp();
+    else if (this.retransmit.handleTimeout(now)) this.handleRto(now);
   }
 
   private handleRto(now: Micros): void {
@@ -384,35 +349,13 @@ export class TcpConnection implements TcpSurface {
     if (sender.recovery.board.count === 0) return;
     this.counters.timeouts++;
     if (sender.rto.unansweredFor(now) >= this.options.userTimeout) {
-      this.fail(this.soft === 'none' ? 'timeout' : this.soft);
+      this.giveUp();
       return;
     }
     sender.handleTimeout(now);
-    if (this.mtu.handleTimeouts(now, sender.timeouts)) this.applyMss();
+    this.path.handleTimeouts(now);
     // Not later than the moment the user timeout runs out.
     this.retransmit.restart(now, now + Math.max(0, this.options.userTimeout - sender.rto.unansweredFor(now)));
-  }
-
-  private handleKeepAlive(now: Micros): void {
-    const keep = this.keep!;
-    // Data in flight or a closed window have timers of their own that find a dead peer.
-    const verdict = this.sender.busy ? 'wait' : keep.handleTimeout(now, this.options);
-    if (verdict === 'dead') {
-      this.fail('timeout');
-      return;
-    }
-    if (verdict === 'probe') this.probeDue = true;
-    this.timers.set(Timer.keepAlive, Math.max(keep.deadline(this.options), now + this.options.keepAliveInterval));
-  }
-
-  private handlePersist(now: Micros): void {
-    const persist = (this.persist ??= new Persist());
-    if (persist.silentFor(now) >= this.options.userTimeout) {
-      this.fail('timeout');
-      return;
-    }
-    persist.handleProbe(now);
-    this.probeDue = true;
   }
 
   handleIcmp(now: Micros, kind: IcmpKind, sequence: number, mtu: number): void {
@@ -421,41 +364,31 @@ export class TcpConnection implements TcpSurface {
     // RFC 5927 §4.1: it has to quote what is in flight.
     if (opening ? quoted !== this.iss : !this.sender.isInFlight(quoted)) return;
     if (kind === 'packet-too-big') {
-      if (!opening && this.mtu.handleTooBig(now, mtu)) {
-        this.applyMss();
-        // What was too large is lost; everything in flight of that size will be: RFC 8201 §5.4 asks to retransmit at once.
-        const { board } = this.sender.recovery;
-        for (let i = 0; i < board.count; i++)
-          if (seqDiff(board.end(i), board.start(i)) > this.sender.mss) board.markLost(i);
-      }
-      return;
-    }
-    const reason: TcpReason = kind === 'port-unreachable' ? 'refused' : kind;
-    // RFC 5927 §6: on a connection that is up, even "hard" errors are soft. While opening they are taken at their word.
-    if (opening) this.fail(reason);
+      if (!opening) this.path.handleTooBig(now, mtu);
+    } else if (opening) this.fail(reasonOf(kind));
     else {
-      this.soft = reason;
+      // RFC 5927 §6: on a connection that is up, even "hard" errors are soft.
+      this.path.soft = reasonOf(kind);
       this.events |= TcpEvent.soft;
     }
   }
 
   handlePath(now: Micros, mtu: number, offload: boolean): void {
+    this.path.handleRoute(mtu, offload);
     this.output.offload = offload;
-    this.mtu.handleRoute(mtu);
     const state = this.machine.current;
     if (state === 'CLOSED' || state === 'TIME-WAIT') return;
-    this.soft = 'none';
     if (!isSynchronized(state)) {
       this.synDue = true;
       return;
     }
-    this.applyMss();
+    this.path.apply();
     // The network is back: what waits for a timer would wait for its back-off too.
     if (this.sender.rto.backedOff > 0) {
       this.sender.rto.forgive();
       this.retransmit.hurry(now);
     }
-    if (this.timers.armed(Timer.persist)) this.timers.set(Timer.persist, now);
+    this.liveness.hurry(now);
   }
 
   // ---- commands -----------------------------------------------------------------------------------------------
@@ -469,31 +402,30 @@ export class TcpConnection implements TcpSurface {
 
   read(max = Number.POSITIVE_INFINITY): Buffer | null {
     const bytes = this.receiver.queue.read(max);
-    if (bytes !== null) this.handleRead(bytes.length);
+    if (bytes !== null) this.readBytes += bytes.length;
     return bytes;
   }
 
   readInto(target: Uint8Array): number {
     const n = this.receiver.queue.readInto(target);
-    if (n > 0) this.handleRead(n);
+    this.readBytes += n;
     return n;
-  }
-
-  private handleRead(bytes: number): void {
-    this.readBytes += bytes;
   }
 
   shutdown(): void {
     if (this.closing.sendClosed) return;
     this.closing.sendClosed = true;
-    if (this.machine.current === 'SYN-SENT') this.finish();
-    else this.sender.queueFin();
+    this.sender.queueFin();
   }
 
   close(lingerTimeout?: Micros): void {
     const state = this.machine.current;
     if (state === 'CLOSED' || state === 'TIME-WAIT') {
       this.receiver.clear();
+      return;
+    }
+    if (state === 'SYN-SENT') {
+      this.finish();
       return;
     }
     if (lingerTimeout === 0 || this.receiver.queue.length > 0) {
@@ -542,13 +474,12 @@ export class TcpConnection implements TcpSurface {
     if (!bare && canTransmit(state)) {
       const plan = this.retransmit.probeDue ? this.retransmit.planProbe(now) : sender.plan(now);
       if (plan !== null) return this.transmitData(now, out, plan);
-      if (sender.windowBlocked && !this.timers.armed(Timer.persist)) this.armPersist(now);
+      if (sender.windowBlocked) this.liveness.handleBlocked(now, sender.rto.value, this.options);
     }
     // Deviation from RFC 9293 §3.8.6.1, which probes with new data: as Linux, an old sequence number, so that the peer
     // answers whatever its window is, and no data is sent into a closed window.
-    const probe = this.probeDue;
+    const probe = this.liveness.takeProbe();
     bare ||= receiver.ackDue || probe;
-    this.probeDue = false;
     if (bare) output.emitAck(now, out, probe ? seqAdd(sender.una, -1) : sender.nxt);
     return bare;
   }
@@ -557,7 +488,7 @@ export class TcpConnection implements TcpSurface {
   private handleCommands(now: Micros): void {
     if (this.readBytes > 0 && this.receiver.handleRead(now, this.readBytes)) this.receiver.requestAck();
     this.readBytes = 0;
-    if (this.keepDue) this.armKeepAlive(now);
+    if (this.keepDue) this.liveness.armKeepAlive(now, this.options);
     this.keepDue = false;
     if (!this.closeDue || this.machine.current === 'CLOSED') return;
     this.closeDue = false;
@@ -573,7 +504,7 @@ export class TcpConnection implements TcpSurface {
     this.sender.handleSent(now);
     this.retransmit.handleSent(now, retransmission);
     if (fin) this.closing.handleFinSent(this.machine);
-    if (this.mtu.handleTime(now)) this.applyMss();
+    this.path.handleTime(now);
     return true;
   }
 
@@ -581,7 +512,7 @@ export class TcpConnection implements TcpSurface {
     this.synDue = false;
     this.synSentAt = now;
     this.sender.nxt = seqAdd(this.iss, 1);
-    this.output.emitSyn(now, out, this.iss, Math.min(this.options.mss, this.mtu.value - this.output.headers));
+    this.output.emitSyn(now, out, this.iss, Math.min(this.options.mss, this.path.mss));
     this.retransmit.start(now);
     return true;
   }
@@ -596,7 +527,7 @@ export class TcpConnection implements TcpSurface {
     if (this.machine.current === 'CLOSED') return NEVER;
     if (this.timeWait !== null) return this.timeWaitTaken ? NEVER : this.timeWait.deadline;
     const at = Math.min(this.timers.nextDeadline, this.receiver.delayedAckDeadline);
-    return Math.min(at, this.retransmit.deadline, this.sender.pacingDeadline);
+    return Math.min(at, this.retransmit.deadline, this.liveness.deadline, this.sender.pacingDeadline);
   }
 
   takeTimeWait(): TimeWait | null {
@@ -614,50 +545,44 @@ export class TcpConnection implements TcpSurface {
 
   private establish(now: Micros, segment: TcpSegment): void {
     const { handshake, sender } = this;
-    sender.windowScale = handshake.sendScale;
-    this.receiver.windowScale = handshake.receiveScale;
-    sender.recovery.sackEnabled = handshake.sack;
-    sender.ecn.enabled = handshake.ecn;
+    handshake.applyTo(sender, this.receiver);
     sender.start(seqAdd(this.iss, 1), segment);
     if (handshake.syns === 1 && this.synSentAt >= 0) sender.rtt.handleSample(now, now - this.synSentAt);
     sender.rto.handleProgress();
-    this.applyMss();
+    this.path.apply();
     sender.cc.setCwnd(this.options.initialWindow * sender.mss);
     this.machine.change('ESTABLISHED');
     this.retransmit.stop();
     this.timers.stop(Timer.connect);
     this.synDue = false;
     this.events |= TcpEvent.established;
-    this.armKeepAlive(now);
+    this.liveness.armKeepAlive(now, this.options);
   }
   private synSentAt: Micros = -1;
 
   private enterTimeWait(now: Micros): void {
-    this.timers.stopAll();
-    this.retransmit.stop();
-    const window = this.receiver.offerWindow(false);
-    const { ts, sender, receiver } = this;
-    this.timeWait = new TimeWait(
-      this.config,
-      sender.nxt,
-      receiver.nxt,
-      window,
-      ts.enabled,
-      ts.recent,
-      this.output.offload,
-      now,
-    );
+    this.stopTimers();
+    this.timeWait = new TimeWait(this.config, this.sender.nxt, this.receiver, this.ts, this.path.offload, now);
     this.timeWait.requestAck();
     this.events |= TcpEvent.closed;
   }
 
-  private finish(): void {
-    if (this.machine.current !== 'CLOSED') this.machine.change('CLOSED');
+  private stopTimers(): void {
     this.timers.stopAll();
     this.retransmit.stop();
+    this.liveness.stop();
+  }
+
+  private finish(): void {
+    if (this.machine.current !== 'CLOSED') this.machine.change('CLOSED');
+    this.stopTimers();
     this.sender.buffer.clear();
     this.sender.recovery.board.clear();
     this.events |= TcpEvent.closed;
+  }
+
+  private giveUp(): void {
+    this.fail(this.path.soft === 'none' ? 'timeout' : this.path.soft);
   }
 
   /** Over, without a word to the peer. */
@@ -672,29 +597,5 @@ export class TcpConnection implements TcpSurface {
     this.resetDue = isSynchronized(state) && state !== 'TIME-WAIT' ? true : state === 'SYN-RECEIVED';
     this.receiver.clear();
     this.fail(reason);
-  }
-
-  // ---- helpers ------------------------------------------------------------------------------------------------
-
-  private applyMss(): void {
-    const { headers, offload } = this.output;
-    const options = this.handshake.timestamps ? 12 : 0;
-    const mss = Math.min(this.handshake.peerMss, this.mtu.value - headers) - options;
-    this.sender.setMss(Math.max(mss, 8), headers + options, offload);
-  }
-
-  private armPersist(now: Micros): void {
-    this.persist ??= new Persist();
-    const left = Math.max(0, this.options.userTimeout - this.persist.silentFor(now));
-    this.timers.set(
-      Timer.persist,
-      now + Math.min(left, this.persist.interval(this.sender.rto.value, this.options.maxRto)),
-    );
-  }
-
-  private armKeepAlive(now: Micros): void {
-    this.keep = this.options.keepAlive ? (this.keep ?? new KeepAlive(now)) : null;
-    if (this.keep === null) this.timers.stop(Timer.keepAlive);
-    else this.timers.set(Timer.keepAlive, this.keep.deadline(this.options));
   }
 }

@@ -24,8 +24,9 @@ export class Ecn {
 
   /** An acknowledgement with ECE: true when the window has to be reduced. */
   handleEcho(flags: number, ack: Seq, nxt: Seq): boolean {
-    if (!this.enabled || !(flags & TcpFlag.ece)) return false;
-    if (this.reduced && !seqGt(ack, this.reducedUntil)) return false;
+    if (!this.enabled) return false;
+    if (this.reduced && seqGt(ack, this.reducedUntil)) this.reduced = false;
+    if (!(flags & TcpFlag.ece) || this.reduced) return false;
     this.handleReduction(nxt);
     return true;
   }

@@ -2,6 +2,8 @@
 
 import { TcpFlag, type TcpSegment } from '../wire/tcp.js';
 import type { TcpFields } from '../wire/tcp-emit.js';
+import type { Receiver } from './receiver.js';
+import type { Sender } from './sender.js';
 import type { CookieState, TcpOptions } from './types.js';
 
 /** RFC 9293 MUST-15: of a peer that sends no MSS option. */
@@ -71,6 +73,13 @@ export class Handshake {
       this.sendScale = Math.min(scale, MAX_WINDOW_SCALE);
       this.receiveScale = windowScaleFor(this.options.maxReceiveBuffer);
     }
+  }
+
+  applyTo(sender: Sender, receiver: Receiver): void {
+    sender.windowScale = this.sendScale;
+    receiver.windowScale = this.receiveScale;
+    sender.recovery.sackEnabled = this.sack;
+    sender.ecn.enabled = this.ecn;
   }
 
   /** Flags and options of our SYN or SYN-ACK. `mss`: what the route's MTU allows us to receive. */

@@ -31,11 +31,6 @@ export class Output {
     public offload: boolean,
   ) {}
 
-  /** IP and TCP header, without options. */
-  get headers(): number {
-    return this.config.localAddress.length === 4 ? 40 : 60;
-  }
-
   emitSyn(now: Micros, out: PacketWriter, iss: Seq, mss: number): void {
     const { handshake, receiver } = this;
     const answer = handshake.synReceived;

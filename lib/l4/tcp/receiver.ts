@@ -36,11 +36,15 @@ export class Receiver {
   private reassembler: Reassembler | null = null;
   private readonly autotune = new ReceiveAutotune();
 
+  private limit: number;
+
   constructor(
-    private limit: number,
+    limit: number,
     private readonly maxLimit: number,
     private readonly memory: TcpMemory | undefined,
-  ) {}
+  ) {
+    this.limit = Math.min(limit, maxLimit);
+  }
 
   /** IRS is known: RFC 9293 §3.10.7.3. The window of a SYN is not scaled. */
   start(irs: Seq): void {

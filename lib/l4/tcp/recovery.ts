@@ -33,7 +33,7 @@ export class LossRecovery implements DeliveryListener {
   private readonly undo = new Undo();
   private readonly prr = new Prr();
   /** SND.NXT when the episode began (RFC 6582's recover). */
-  private highSeq: Seq = 0;
+  private highSeq: Seq;
   /** Duplicate acknowledgements of a peer without SACK: each stands for a segment that has left the network. */
   private duplicates = 0;
   /** RFC 5682 without timestamps. 1: the timeout was; 2: one acknowledgement advanced, new data probes. */
@@ -55,7 +55,10 @@ export class LossRecovery implements DeliveryListener {
     private readonly rtt: RttEstimator,
     private readonly rto: Rto,
     private readonly ts: Timestamps,
-  ) {}
+    iss: Seq,
+  ) {
+    this.highSeq = iss;
+  }
 
   get pipe(): number {
     return Math.max(0, this.board.pipe - this.duplicateBytes);
@@ -119,6 +122,8 @@ export class LossRecovery implements DeliveryListener {
     if (!Number.isNaN(sample)) this.rtt.handleSample(now, sample);
     if (advanced > 0) this.rto.handleProgress();
 
+    // Numbers of the past must not come to look like the future when the sequence space has gone round.
+    if (this.state === 'open' && seqLt(this.highSeq, ack)) this.highSeq = (ack - 1) | 0;
     const lost = this.detect(now, ack, advanced, mss);
     if (this.tlp.handleAck(ack, dsack, duplicate) || congestion) this.enterReduction('cwr', flight, nxt);
     this.tryUndo(advanced, segment);
@@ -168,7 +173,7 @@ export class LossRecovery implements DeliveryListener {
     const partial = this.state === 'recovery' && advanced > 0 && seqLt(ack, this.highSeq);
     const third = this.state !== 'recovery' && this.state !== 'loss' && this.duplicates === DUPTHRESH && advanced === 0;
     // RFC 6582 §4.1: three duplicates that belong to the episode before are no new loss.
-    if (!partial && !(third && (this.fastRecoveries === 0 || seqGe(ack, this.highSeq)))) return 0;
+    if (!partial && !(third && (this.fastRecoveries === 0 || seqGt(ack, this.highSeq)))) return 0;
     const before = board.lostBytes - board.againBytes;
     if (!(board.mark(0) & Mark.inFlightAgain)) board.markLost(0);
     return board.lostBytes - board.againBytes - before;
@@ -287,6 +292,14 @@ export class LossRecovery implements DeliveryListener {
   private get queueIsOurs(): boolean {
     const { min, srtt } = this.rtt;
     return min < LOCAL_RTT && this.cc.cwnd > LOCAL_WINDOW && srtt > 2 * min;
+  }
+
+  /** The path takes no more than `mss` bytes of payload: larger ones in flight never arrive. */
+  handleTooBig(mss: number): void {
+    const { board } = this;
+    for (let i = 0; i < board.count; i++) {
+      if (seqDiff(board.end(i), board.start(i)) > mss) board.markLost(i);
+    }
   }
 
   /** A retransmission of entry `i` goes out. */

@@ -6,6 +6,7 @@ import type { TcpSegment } from '../wire/tcp.js';
 import { MAX_SUPER_PACKET } from '../wire/tcp-emit.js';
 import { judgeAck } from './acceptability.js';
 import type { CongestionController } from './congestion.js';
+import { createController } from './controllers.js';
 import { Ecn } from './ecn.js';
 import { Pacer } from './pacing.js';
 import { LossRecovery } from './recovery.js';
@@ -47,6 +48,7 @@ export class Sender {
   readonly buffer = new SendBuffer();
   readonly rtt = new RttEstimator();
   readonly rto: Rto;
+  readonly cc: CongestionController;
   readonly recovery: LossRecovery;
   readonly ecn = new Ecn();
   private readonly pacer = new Pacer();
@@ -68,14 +70,15 @@ export class Sender {
 
   constructor(
     iss: Seq,
-    readonly cc: CongestionController,
     ts: Timestamps,
     private options: TcpOptions,
   ) {
+    // The segment size is agreed later; so is the initial window that follows from it.
+    this.cc = createController(options.congestion, options.initialWindow * this.mss, this.mss, options.pacing);
     this.una = this.nxt = iss;
     this.smallEnd = iss;
     this.rto = new Rto(this.rtt, options.minRto, options.maxRto);
-    this.recovery = new LossRecovery(cc, this.rtt, this.rto, ts);
+    this.recovery = new LossRecovery(this.cc, this.rtt, this.rto, ts, iss);
   }
 
   setOptions(options: TcpOptions): void {
@@ -149,6 +152,7 @@ export class Sender {
     if (advanced > 0) {
       this.buffer.release(Math.min(advanced, this.buffer.length));
       this.una = ack;
+      if (seqLt(this.smallEnd, ack)) this.smallEnd = ack;
       this.timeouts = 0;
     }
     return 'good';

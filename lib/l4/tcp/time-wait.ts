@@ -4,7 +4,9 @@ import type { Micros } from '../../core/index.js';
 import type { PacketWriter } from '../wire/packet-writer.js';
 import { TcpFlag, type TcpSegment } from '../wire/tcp.js';
 import { emitBare, TcpFields } from '../wire/tcp-emit.js';
+import type { Receiver } from './receiver.js';
 import { type Seq, seqDiff, seqGt } from './seq.js';
+import type { Timestamps } from './timestamps.js';
 import type { TcpConfig } from './types.js';
 
 const fields = new TcpFields();
@@ -15,16 +17,25 @@ export class TimeWait {
   private ackDue = false;
   private lastAck = Number.NEGATIVE_INFINITY;
 
+  private readonly rcvNxt: Seq;
+  /** As it goes in the field: scaled. */
+  private readonly window: number;
+  private readonly timestamps: boolean;
+  private readonly tsRecent: number;
+
+  /** Copies what it needs of `receiver` and `ts`: the connection shall be free to go. */
   constructor(
     readonly config: TcpConfig,
     private readonly sndNxt: Seq,
-    private readonly rcvNxt: Seq,
-    private readonly rcvWindow: number,
-    private readonly timestamps: boolean,
-    private readonly tsRecent: number,
+    receiver: Receiver,
+    ts: Timestamps,
     private readonly offload: boolean,
     now: Micros,
   ) {
+    this.rcvNxt = receiver.nxt;
+    this.window = receiver.offerWindow(false);
+    this.timestamps = ts.enabled;
+    this.tsRecent = ts.recent;
     this.deadline = now + 2 * config.options.msl;
   }
 
@@ -62,7 +73,7 @@ export class TimeWait {
     if (!this.ackDue) return false;
     this.ackDue = false;
     this.lastAck = now;
-    fields.reset(this.sndNxt, this.rcvNxt, TcpFlag.ack, this.rcvWindow);
+    fields.reset(this.sndNxt, this.rcvNxt, TcpFlag.ack, this.window);
     if (this.timestamps) {
       fields.timestamps = true;
       fields.tsval = (Math.floor(now / 1000) + this.config.tsOffset) | 0;

@@ -1,14 +1,14 @@
 // The named timers of a connection and their one nextDeadline. A spurious wake-up is harmless by contract.
-// Mechanisms with a deadline of their own making (retransmission, delayed ACK, pacing) keep it; the connection takes the least.
+// Mechanisms with a deadline of their own making (retransmission, liveness, delayed ACK, pacing) keep it; the connection takes the least.
 
 import { type Micros, NEVER } from '../../core/index.js';
 
-export const Timer = { persist: 0, keepAlive: 1, finWait2: 2, linger: 3, connect: 4 } as const;
+export const Timer = { finWait2: 0, linger: 1, connect: 2 } as const;
 export type TimerName = (typeof Timer)[keyof typeof Timer];
 
 export class Timers {
   // A plain array of doubles: half the size of a typed array, and nothing is boxed.
-  private readonly at: number[] = [NEVER, NEVER, NEVER, NEVER, NEVER];
+  private readonly at: number[] = [NEVER, NEVER, NEVER];
 
   set(name: TimerName, at: Micros): void {
     this.at[name] = at;
@@ -16,14 +16,6 @@ export class Timers {
 
   stop(name: TimerName): void {
     this.at[name] = NEVER;
-  }
-
-  armed(name: TimerName): boolean {
-    return this.at[name] !== NEVER;
-  }
-
-  deadline(name: TimerName): Micros {
-    return this.at[name]!;
   }
 
   /** True once per arming. */
