@@ -125,8 +125,9 @@ export class TcpConnection implements TcpSurface {
   }
   get writable(): number {
     if (this.closing.sendClosed || this.failure !== 'none' || this.machine.current === 'CLOSED') return 0;
-    // Twice the window lets recovery go on sending; the start is generous, as with Linux' tcp_wmem.
-    const limit = Math.min(Math.max(2 * this.sender.cc.cwnd, 256 * 1024), this.options.maxSendBuffer);
+    // While a hole is open, what lies behind it counts too, and `writable` is told when a third is free: three windows
+    // leave more than two at any time. The start is generous.
+    const limit = Math.min(Math.max(3 * this.sender.cc.cwnd, 256 * 1024), this.options.maxSendBuffer);
     return Math.max(0, Math.floor(limit) - this.sender.buffer.length);
   }
   get unacknowledged(): number {
