@@ -1,0 +1,67 @@
+// Source NAT at the virtual router (PAPER D4): in clusters that drop foreign source addresses the VMs see the router's.
+
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { KubeBusError } from '../../lib/core/index.js';
+
+export interface Snat {
+  stop(): void;
+}
+
+/**
+ * Masquerades what comes from `device` towards `prefixes`. The table belongs to an `nft` process of ours (flags owner): the
+ * kernel removes it when that process ends, and it ends when we do, however we end.
+ */
+export async function startSnat(
+  device: string,
+  prefixes: readonly string[],
+  onLost: (reason: string) => void,
+): Promise<Snat> {
+  const sets = [
+    ['ip', prefixes.filter((p) => !p.includes(':'))],
+    ['ip6', prefixes.filter((p) => p.includes(':'))],
+  ] as const;
+  const rules = sets.flatMap(([family, list]) =>
+    list.length === 0 ? [] : [`iifname "${device}" ${family} daddr { ${list.join(', ')} } masquerade`],
+  );
+  const table = `kubebus_${process.pid}`;
+  const script = [
+    `add table inet ${table} { flags owner; }`,
+    `add chain inet ${table} post { type nat hook postrouting priority srcnat; }`,
+    ...rules.map((rule) => `add rule inet ${table} post ${rule}`),
+  ];
+  const nft: ChildProcess = spawn('nft', ['-i'], { stdio: ['pipe', 'pipe', 'pipe'] });
+  let output = '';
+  for (const stream of [nft.stdout!, nft.stderr!]) {
+    stream.setEncoding('utf8').on('data', (text: string) => {
+      output = (output + text).slice(-4096);
+    });
+  }
+  nft.stdin!.on('error', () => {});
+  nft.stdin!.write(`${script.join('\n')}\nlist tables\n`);
+  const failed = (what: string) => new KubeBusError('ERR_TUN', `source NAT (nftables): ${what}`);
+  const started = async () => {
+    while (!output.includes(`table inet ${table}`) && !output.includes('Error')) await once(nft.stdout!, 'data');
+  };
+  const error = new Promise<never>((_, reject) => {
+    nft.once('error', () => reject(failed("the program 'nft' is not there: install nftables")));
+    nft.once('close', () => reject(failed(output.trim() || 'nft ended')));
+  });
+  error.catch(() => {});
+  await Promise.race([started(), error]);
+  if (output.includes('Error')) {
+    nft.kill();
+    throw failed(output.trim().split('\n')[0] ?? '');
+  }
+  let stopping = false;
+  nft.on('close', () => {
+    if (!stopping) onLost('the nft process that holds the rules ended');
+  });
+  return {
+    stop() {
+      stopping = true;
+      nft.stdin!.end();
+      nft.kill();
+    },
+  };
+}
