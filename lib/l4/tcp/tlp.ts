@@ -6,6 +6,8 @@ import { type Seq, seqGe } from './seq.js';
 /** TLP.max_ack_delay: what a peer may delay the acknowledgement of a lone segment. As Linux' RTO minimum. */
 const MAX_ACK_DELAY: Micros = 200_000;
 
+const CLOCK_SLACK: Micros = 2_000;
+
 export class TailLossProbe {
   deadline: Micros = NEVER;
   private endSeq: Seq = 0;
@@ -17,8 +19,9 @@ export class TailLossProbe {
     if (this.outstanding) return;
     let pto = Number.isNaN(srtt) ? 1_000_000 : 2 * srtt;
     if (oneSegment && !Number.isNaN(srtt)) pto += MAX_ACK_DELAY;
-    // Our clock wakes up in steps of about a millisecond.
-    this.deadline = Math.min(now + Math.max(pto, 2_000), rtoDeadline);
+    // Both ends' clocks wake up in steps of about a millisecond; as Linux' TCP_TIMEOUT_MIN.
+    else pto += CLOCK_SLACK;
+    this.deadline = Math.min(now + pto, rtoDeadline);
   }
 
   cancel(): void {
