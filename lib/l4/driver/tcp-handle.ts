@@ -1,6 +1,7 @@
 // Edge: a TCP connection as net.Socket wants it: what Node's lib/net.js has in a libuv handle. No streams here, no
 // EventEmitter: one owner with five callbacks.
 
+import { AsyncResource } from 'node:async_hooks';
 import type { Driver } from '../driver.js';
 import type { FlowHandler, TcpFlow } from '../flow-table.js';
 import type { TcpSurface } from '../tcp/surface.js';
@@ -27,6 +28,7 @@ export class TcpHandle implements FlowHandler {
   bytesRead = 0;
   bytesWritten = 0;
   readonly connection: TcpSurface;
+  private asyncResource: AsyncResource | null = null;
   private owner: HandleOwner | null = null;
   private connecting: boolean;
   /**
@@ -45,6 +47,12 @@ export class TcpHandle implements FlowHandler {
   private pendingDone: ((code: string | null) => void) | null = null;
   private waitingBytes = 0;
   private referenced = false;
+
+  /** Node's HTTP agent asks a socket's handle for this when it takes the socket back. */
+  getAsyncId(): number {
+    this.asyncResource ??= new AsyncResource('KUBEBUSTCP');
+    return this.asyncResource.asyncId();
+  }
 
   constructor(
     readonly driver: Driver,
