@@ -25,7 +25,9 @@ const imports: Import[] = files.flatMap((from) => {
   const found: Import[] = [];
   for (const match of text.matchAll(/^(?:import|export)\s(?:[^'";]*?\sfrom\s)?'([^']+)'|\bimport\('([^']+)'\)/gm)) {
     const target = match[1] ?? match[2]!;
-    const to = target.startsWith('.') ? relative(root, join(root, dirname(from), target)).replace(/\.js$/, '.ts') : target;
+    const to = target.startsWith('.')
+      ? relative(root, join(root, dirname(from), target)).replace(/\.js$/, '.ts')
+      : target;
     const line = text.slice(0, match.index).split('\n').length;
     found.push({ from, line, to, typeOnly: /^(?:import|export)\s+type\b/.test(match[0]) });
   }
@@ -83,7 +85,8 @@ test('lib imports no transport, example, bench or test; native only from lib/l3/
 
 test('protocol cores do no I/O: no node: modules, timers, clocks or chance of their own', (t) => {
   const wrong = imports.filter((i) => isCore(i.from) && i.to.startsWith('node:') && !i.typeOnly).map(at);
-  const forbidden = /\b(setTimeout|setInterval|setImmediate|Date\.now|new Date|Math\.random|process\.|performance\.now|EventEmitter|async |await )/;
+  const forbidden =
+    /\b(setTimeout|setInterval|setImmediate|Date\.now|new Date|Math\.random|process\.|performance\.now|EventEmitter|async |await )/;
   for (const file of files.filter(isCore)) {
     readFileSync(join(root, file), 'utf8')
       .split('\n')
