@@ -100,8 +100,24 @@ function randomFlow(world: World, network: Network, random: Random, nodes: numbe
   const path = { v6: random.float() < 0.3, mtu: pick(random, [1_400, 1_500]), offload };
   const [a, b] = network.flow(from, to, 40_000 + i, randomOptions(random), path);
   const sizes = [0, 1, 1_000, 20_000, 150_000];
-  const up = new Transfer(world, a, b, pick(random, sizes), i, pick(random, [100, 3_000, 65_536]));
-  const down = new Transfer(world, b, a, pick(random, sizes), i + 100, pick(random, [100, 3_000, 65_536]));
+  const transfer = (from: Peer, to: Peer, which: number) => {
+    const slow = random.float() < 0.2;
+    const chunk = pick(random, [100, 3_000, 65_536]);
+    const gulp = slow ? pick(random, [500, 5_000]) : Number.POSITIVE_INFINITY;
+    return new Transfer(
+      world,
+      from,
+      to,
+      pick(random, sizes),
+      which,
+      chunk,
+      true,
+      gulp,
+      slow ? pick(random, [20_000, 1e6]) : 0,
+    );
+  };
+  const up = transfer(a, b, i);
+  const down = transfer(b, a, i + 100);
   a.onEvents = (events) => {
     up.handleSender(events);
     down.handleReceiver(events);

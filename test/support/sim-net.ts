@@ -320,6 +320,10 @@ export class Transfer {
     private readonly chunk = 16_384,
     /** False: the bytes are counted, not compared (for measurements of time). */
     private readonly check = true,
+    /** A slow reader: takes at most this many bytes ... */
+    private readonly gulp = Number.POSITIVE_INFINITY,
+    /** ... and then nothing for this long, so that the window closes. */
+    private readonly rest: Micros = 0,
   ) {}
 
   handleSender(events: number): void {
@@ -340,8 +344,16 @@ export class Transfer {
 
   handleReceiver(events: number): void {
     if (!(events & (TcpEvent.readable | TcpEvent.peerFinished))) return;
+    if (!this.resting) this.read();
+  }
+
+  private resting = false;
+
+  private read(): void {
     const c = this.to.connection!;
-    for (let bytes = c.read(); bytes !== null; bytes = c.read()) {
+    let room = this.gulp;
+    for (let bytes = c.read(room); bytes !== null; bytes = c.read(room)) {
+      room -= bytes.length;
       if (this.check && this.wrongAt < 0) {
         for (let i = 0; i < bytes.length; i++) {
           if (bytes[i] !== pattern(this.seed, this.received + i)) {
@@ -351,6 +363,14 @@ export class Transfer {
         }
       }
       this.received += bytes.length;
+    }
+    if (room <= 0 && this.rest > 0) {
+      this.resting = true;
+      this.world.at(this.world.now + this.rest, () => {
+        this.resting = false;
+        this.read();
+        this.to.pump();
+      });
     }
     if (c.ended && !this.finished) {
       this.finished = true;

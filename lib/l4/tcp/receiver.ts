@@ -115,8 +115,8 @@ export class Receiver {
   }
 
   private takeInOrder(now: Micros, buf: Uint8Array, at: number, n: number, delay: Micros): void {
+    const held = this.queue.length + this.outOfOrder;
     this.queue.append(buf, at, n);
-    this.charge(n);
     this.nxt = (this.nxt + n) | 0;
     this.autotune.handleArrival(now, this.nxt, this.window);
     if (this.reassembler !== null && this.reassembler.rangeCount > 0) {
@@ -125,6 +125,8 @@ export class Receiver {
       this.nxt = this.reassembler.take(this.nxt, this.queue);
       if (this.reassembler.rangeCount === 0) this.reassembler = null;
     }
+    // Bytes that were held twice are dropped when a gap is filled.
+    this.charge(this.queue.length + this.outOfOrder - held);
     this.unackedBytes += n;
     if (this.unackedBytes >= 2 * this.peerMss || this.quick > 0) {
       this.ackNow = true;
