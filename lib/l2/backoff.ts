@@ -6,11 +6,11 @@ import { MS, SECOND } from '../core/index.js';
 export interface BackoffOptions {
   /** Upper bound of the first delay. **Default:** 250 ms. */
   readonly first: Micros;
-  /** Upper bound of every delay. **Default:** 5 s. */
+  /** Upper bound of every delay: after an outage of any length all nodes are back this soon. **Default:** 3 s. */
   readonly cap: Micros;
 }
 
-export const DEFAULT_BACKOFF: BackoffOptions = { first: 250 * MS, cap: 5 * SECOND };
+export const DEFAULT_BACKOFF: BackoffOptions = { first: 250 * MS, cap: 3 * SECOND };
 
 export class Backoff {
   private attempts = 0;
