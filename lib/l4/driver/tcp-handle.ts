@@ -1,7 +1,6 @@
 // Edge: a TCP connection as net.Socket wants it: what Node's lib/net.js has in a libuv handle. No streams here, no
 // EventEmitter: one owner with five callbacks.
 
-import { AsyncResource } from 'node:async_hooks';
 import type { Driver } from '../driver.js';
 import type { FlowHandler, TcpFlow } from '../flow-table.js';
 import type { TcpSurface } from '../tcp/surface.js';
@@ -28,7 +27,6 @@ export class TcpHandle implements FlowHandler {
   bytesRead = 0;
   bytesWritten = 0;
   readonly connection: TcpSurface;
-  private asyncResource: AsyncResource | null = null;
   private owner: HandleOwner | null = null;
   private connecting: boolean;
   /**
@@ -48,12 +46,6 @@ export class TcpHandle implements FlowHandler {
   private waitingBytes = 0;
   private referenced = false;
 
-  /** Node's HTTP agent asks a socket's handle for this when it takes the socket back. */
-  getAsyncId(): number {
-    this.asyncResource ??= new AsyncResource('KUBEBUSTCP');
-    return this.asyncResource.asyncId();
-  }
-
   constructor(
     readonly driver: Driver,
     readonly flow: TcpFlow,
@@ -69,6 +61,11 @@ export class TcpHandle implements FlowHandler {
   /** Bytes of the write in progress: counted as written, not yet taken. All of it counts until it is done, as in a stream. */
   get waiting(): number {
     return this.waitingBytes;
+  }
+
+  /** Node's HTTP client asks for it when it puts a socket back into the agent's pool: that of the program's start. */
+  getAsyncId(): number {
+    return 1;
   }
 
   attach(owner: HandleOwner): void {
