@@ -4,7 +4,13 @@
 import { HEADER, lengthAt, type Micros, type Random, seededRandom } from '../../lib/core/index.js';
 import { checksum, pseudoSum4, pseudoSum6 } from '../../lib/l3/wire/checksum.js';
 import { TcpConnection } from '../../lib/l4/tcp/connection.js';
-import { DEFAULT_TCP_OPTIONS, type TcpConfig, TcpEvent, type TcpOptions } from '../../lib/l4/tcp/types.js';
+import {
+  DEFAULT_TCP_OPTIONS,
+  type TcpConfig,
+  TcpEvent,
+  type TcpMemory,
+  type TcpOptions,
+} from '../../lib/l4/tcp/types.js';
 import type { PacketWriter } from '../../lib/l4/wire/packet-writer.js';
 import { TcpSegment } from '../../lib/l4/wire/tcp.js';
 
@@ -264,7 +270,14 @@ export class Peer {
 export function makePeers(
   world: World,
   options: Partial<TcpOptions> = {},
-  path: { v6?: boolean; mtu?: number; offload?: boolean; port?: number; nodes?: [number, number] } = {},
+  path: {
+    v6?: boolean;
+    mtu?: number;
+    offload?: boolean;
+    port?: number;
+    nodes?: [number, number];
+    memory?: TcpMemory;
+  } = {},
 ): [Peer, Peer] {
   const address = (n: number) =>
     path.v6 ? Uint8Array.from([0xfd, 0x80, ...new Array(13).fill(0), n]) : Uint8Array.from([10, 0, 0, n]);
@@ -280,6 +293,7 @@ export function makePeers(
       mtu: path.mtu ?? 1_400,
       offload: path.offload ?? false,
       random: world.random,
+      ...(path.memory === undefined ? {} : { memory: path.memory }),
       options: { ...DEFAULT_TCP_OPTIONS, ...options },
     });
   const [one, two] = path.nodes ?? [1, 2];

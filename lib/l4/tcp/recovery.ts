@@ -30,8 +30,9 @@ export class LossRecovery implements DeliveryListener {
   readonly board = new Scoreboard();
   private readonly rack = new Rack();
   readonly tlp = new TailLossProbe();
-  private readonly undo = new Undo();
-  private readonly prr = new Prr();
+  /** Made by the first episode: most connections never have one. */
+  private undo: Undo | null = null;
+  private prr: Prr | null = null;
   /** SND.NXT when the episode began (RFC 6582's recover). */
   private highSeq: Seq;
   /** Duplicate acknowledgements of a peer without SACK: each stands for a segment that has left the network. */
@@ -79,7 +80,7 @@ export class LossRecovery implements DeliveryListener {
     this.delivered += bytes;
     const again = (marks & Mark.retransmitted) !== 0;
     if (!again && sentAt > this.sampleSentAt) this.sampleSentAt = sentAt;
-    if (this.undo.spuriousByDelivery(marks, sentAt)) this.lateOriginal = true;
+    if (this.undo?.spuriousByDelivery(marks, sentAt)) this.lateOriginal = true;
     const older = again && this.hasEcho && ((this.tsecr - this.ts.value(sentAt)) | 0) < 0;
     this.rack.handleDelivered(this.now, end, sentAt, marks, this.rtt.min, older);
   }
@@ -111,7 +112,7 @@ export class LossRecovery implements DeliveryListener {
     const dsack = this.sackEnabled && isDsack(segment.sack, segment.sackCount, ack);
     if (dsack) {
       this.rack.handleDsack(ack, nxt);
-      this.undo.handleDsack(seqDiff(segment.sack[1]!, segment.sack[0]!));
+      this.undo?.handleDsack(seqDiff(segment.sack[1]!, segment.sack[0]!));
     }
     const flight = board.outstanding;
     if (advanced > 0) board.ackTo(ack, this);
@@ -186,15 +187,17 @@ export class LossRecovery implements DeliveryListener {
     const lost = this.rack.detect(now, this.board, inRecovery, mss, this.rtt.min, this.rtt.srtt);
     if (lost === 0) return;
     if (this.state !== 'loss') this.enterReduction('recovery', flight, nxt);
-    if (this.state === 'recovery') this.cc.setCwnd(this.prr.handleAck(0, this.pipe, this.cc.ssthresh, false, mss));
+    if (this.state === 'recovery' && this.prr !== null)
+      this.cc.setCwnd(this.prr.handleAck(0, this.pipe, this.cc.ssthresh, false, mss));
   }
 
   /** RFC 6298 §5.4 to §5.6 and RFC 5681 §3.1. */
   handleTimeout(now: Micros, nxt: Seq): void {
     const { board } = this;
     const again = this.state === 'loss';
-    if (!this.undo.pending) this.undo.begin(this.cc.cwnd, this.cc.ssthresh);
-    this.undo.handleTimeout(now);
+    const undo = (this.undo ??= new Undo());
+    if (!undo.pending) undo.begin(this.cc.cwnd, this.cc.ssthresh);
+    undo.handleTimeout(now);
     this.cc.onTimeout(now, board.outstanding - board.sackedBytes, !again);
     this.rto.handleTimeout(now);
     this.state = 'loss';
@@ -212,9 +215,9 @@ export class LossRecovery implements DeliveryListener {
   private enterReduction(to: 'cwr' | 'recovery', flight: number, nxt: Seq): void {
     if (this.state === 'loss' || this.state === 'recovery' || this.state === to) return;
     if (this.state !== 'cwr') {
-      this.undo.begin(this.cc.cwnd, this.cc.ssthresh);
+      (this.undo ??= new Undo()).begin(this.cc.cwnd, this.cc.ssthresh);
       this.cc.onCongestion(this.now, flight);
-      this.prr.begin(flight);
+      (this.prr ??= new Prr()).begin(flight);
       this.highSeq = nxt;
     }
     this.state = to;
@@ -223,18 +226,19 @@ export class LossRecovery implements DeliveryListener {
   }
 
   private tryUndo(advanced: number, segment: TcpSegment): void {
-    if (!this.undo.pending || this.state === 'cwr') return;
+    const { undo } = this;
+    if (undo === null || !undo.pending || this.state === 'cwr') return;
     if (this.frto !== 0) this.stepFrto(advanced);
-    const byTime = advanced > 0 && this.undo.spuriousByTimestamp(this.hasEcho, segment.tsecr);
+    const byTime = advanced > 0 && undo.spuriousByTimestamp(this.hasEcho, segment.tsecr);
     const byOriginal =
       this.state === 'loss' &&
       this.lateOriginal &&
       (this.ts.enabled ? false : this.board.sackedBytes > 0 || advanced > 0);
-    if (!byTime && !byOriginal && !this.undo.spuriousByDsack) return;
-    const { cwnd, ssthresh } = this.undo.window;
+    if (!byTime && !byOriginal && !undo.spuriousByDsack) return;
+    const { cwnd, ssthresh } = undo.window;
     this.cc.onUndo(cwnd, ssthresh);
     this.board.unmarkLost();
-    this.undo.end();
+    undo.end();
     this.undone++;
     this.frto = 0;
     this.state = 'open';
@@ -263,7 +267,7 @@ export class LossRecovery implements DeliveryListener {
     this.duplicates = this.duplicateBytes = 0;
     this.frto = 0;
     // A DSACK may still come and show that all of it was needless: undo stays armed until the next episode.
-    if (!this.sackEnabled) this.undo.end();
+    if (!this.sackEnabled) this.undo?.end();
   }
 
   private adjustWindow(
@@ -277,7 +281,7 @@ export class LossRecovery implements DeliveryListener {
     mss: number,
   ): void {
     const { cc } = this;
-    if (this.state === 'recovery' || this.state === 'cwr') {
+    if (this.prr !== null && (this.state === 'recovery' || this.state === 'cwr')) {
       if (this.delivered > 0 || lost > 0) {
         cc.setCwnd(this.prr.handleAck(this.delivered, this.pipe, cc.ssthresh, advanced > 0 && lost === 0, mss));
       }
@@ -305,13 +309,13 @@ export class LossRecovery implements DeliveryListener {
   /** A retransmission of entry `i` goes out. */
   handleRetransmit(now: Micros, i: number, bytes: number): void {
     this.board.retransmitted(i, now);
-    this.undo.handleRetransmit(bytes, this.ts.value(now));
-    this.prr.handleSent(bytes);
+    this.undo?.handleRetransmit(bytes, this.ts.value(now));
+    this.prr?.handleSent(bytes);
   }
 
   handleSent(now: Micros, start: Seq, end: Seq): void {
     this.board.push(start, end, now);
-    if (this.state === 'recovery' || this.state === 'cwr') this.prr.handleSent(seqDiff(end, start));
+    if (this.state === 'recovery' || this.state === 'cwr') this.prr?.handleSent(seqDiff(end, start));
   }
 
   /** Whether a tail loss probe may be scheduled: RFC 8985 §7.2. */

@@ -41,7 +41,7 @@ export class Scoreboard {
   /** Lower bound of the index of the first lost entry that is not in flight again. */
   private lostHint = 0;
   /** Blocks of the previous acknowledgement: what they covered needs no second walk. */
-  private readonly seen: number[] = [];
+  private seen: number[] = NOTHING_SEEN;
 
   get count(): number {
     return this.tail - this.head;
@@ -181,7 +181,7 @@ export class Scoreboard {
         continue;
       this.sackFresh(start, end, mss, listener);
     }
-    this.seen.length = 0;
+    this.seen = count > from ? [] : NOTHING_SEEN;
     for (let b = from; b < count; b++) this.seen.push(blocks[2 * b]!, blocks[2 * b + 1]!);
   }
 
@@ -236,7 +236,7 @@ export class Scoreboard {
 
   /** The peer may have dropped what it SACKed (RFC 2018 §8): after a timeout nothing of it counts. True: something did. */
   forgetSacks(): boolean {
-    this.seen.length = 0;
+    this.seen = NOTHING_SEEN;
     if (this.sackedBytes === 0) return false;
     for (let j = this.head; j < this.tail; j++) this.marks[j] = this.marks[j]! & ~Mark.sacked;
     this.sackedBytes = 0;
@@ -267,7 +267,7 @@ export class Scoreboard {
   private reset(): void {
     this.head = this.tail = this.lostHint = 0;
     this.sackedBytes = this.lostBytes = this.againBytes = 0;
-    this.seen.length = 0;
+    this.seen = NOTHING_SEEN;
     // An idle connection holds no columns; small ones are passed on to whoever sends next.
     if (this.starts.length === MIN_CAPACITY && spare.length < MAX_SPARE) {
       spare.push({ starts: this.starts, ends: this.ends, times: this.times, marks: this.marks });
@@ -313,6 +313,7 @@ interface Columns {
 /** Columns of the smallest size that nobody uses at the moment. */
 const spare: Columns[] = [];
 const MAX_SPARE = 64;
+const NOTHING_SEEN: number[] = [];
 const NONE = new Int32Array(0);
 const NO_TIMES = new Float64Array(0);
 const NO_MARKS = new Uint8Array(0);

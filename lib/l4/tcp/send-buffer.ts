@@ -9,12 +9,18 @@ const KEEP_BY_REFERENCE = 4_096;
 const MAX_FREE = 32;
 const free: Buffer[] = [];
 
+interface Block {
+  readonly bytes: Uint8Array;
+  /** Ours to fill and to use again; false: the writer's. */
+  readonly owned: boolean;
+  /** Stream position of the first byte, and how much is filled. */
+  readonly position: number;
+  fill: number;
+}
+
 export class SendBuffer {
-  private blocks: Uint8Array[] = [];
-  private owned: boolean[] = [];
-  /** Stream position of the first byte of each block, and how much of each is filled. */
-  private positions: number[] = [];
-  private fills: number[] = [];
+  private blocks: Block[] = [];
+  /** Blocks before this one are done with. */
   private head = 0;
   /** Stream positions of the first byte held and of the end. */
   private first = 0;
@@ -28,23 +34,19 @@ export class SendBuffer {
 
   append(bytes: Uint8Array, owned: boolean): void {
     if (owned && bytes.length >= KEEP_BY_REFERENCE) {
-      this.push(bytes, bytes.length, false);
+      this.blocks.push({ bytes, owned: false, position: this.end, fill: bytes.length });
       this.end += bytes.length;
       return;
     }
-    let at = 0;
-    while (at < bytes.length) {
-      const last = this.blocks.length - 1;
-      let block = this.blocks[last];
-      if (block === undefined || last < this.head || !this.owned[last] || this.fills[last]! === block.length) {
-        block = newBlock(bytes.length - at, this.length);
-        this.push(block, 0, true);
-        continue;
+    for (let at = 0; at < bytes.length; ) {
+      let block = this.blocks[this.blocks.length - 1];
+      if (block === undefined || !block.owned || block.fill === block.bytes.length) {
+        block = { bytes: newBlock(bytes.length - at, this.length), owned: true, position: this.end, fill: 0 };
+        this.blocks.push(block);
       }
-      const fill = this.fills[last]!;
-      const n = Math.min(bytes.length - at, block.length - fill);
-      block.set(at === 0 && n === bytes.length ? bytes : bytes.subarray(at, at + n), fill);
-      this.fills[last] = fill + n;
+      const n = Math.min(bytes.length - at, block.bytes.length - block.fill);
+      block.bytes.set(n === bytes.length ? bytes : bytes.subarray(at, at + n), block.fill);
+      block.fill += n;
       at += n;
       this.end += n;
     }
@@ -54,16 +56,16 @@ export class SendBuffer {
   copy(offset: number, length: number, target: Uint8Array, at: number): void {
     let position = this.first + offset;
     let i = this.hint;
-    if (i < this.head || i >= this.blocks.length || this.positions[i]! > position) i = this.head;
+    if (i < this.head || i >= this.blocks.length || this.blocks[i]!.position > position) i = this.head;
     while (length > 0) {
-      const start = position - this.positions[i]!;
-      const fill = this.fills[i]!;
-      if (start >= fill) {
+      const block = this.blocks[i]!;
+      const start = position - block.position;
+      if (start >= block.fill) {
         i++;
         continue;
       }
-      const n = Math.min(length, fill - start);
-      target.set(this.blocks[i]!.subarray(start, start + n), at);
+      const n = Math.min(length, block.fill - start);
+      target.set(block.bytes.subarray(start, start + n), at);
       position += n;
       at += n;
       length -= n;
@@ -74,46 +76,29 @@ export class SendBuffer {
   /** The first `bytes` have been acknowledged. */
   release(bytes: number): void {
     this.first += bytes;
-    while (this.head < this.blocks.length && this.positions[this.head]! + this.fills[this.head]! <= this.first) {
-      if (this.owned[this.head]) recycle(this.blocks[this.head]!);
-      this.blocks[this.head] = EMPTY;
-      this.head++;
+    const { blocks } = this;
+    for (; this.head < blocks.length; this.head++) {
+      const block = blocks[this.head]!;
+      if (block.position + block.fill > this.first) break;
+      if (block.owned) recycle(block.bytes);
+      blocks[this.head] = DONE;
     }
-    if (this.head === this.blocks.length) this.reset();
-    else if (this.head > 32 && this.head * 2 > this.blocks.length) this.compact();
+    if (this.head === blocks.length) {
+      this.blocks = [];
+      this.head = this.hint = 0;
+    } else if (this.head > 32 && this.head * 2 > blocks.length) {
+      blocks.splice(0, this.head);
+      this.hint = Math.max(0, this.hint - this.head);
+      this.head = 0;
+    }
   }
 
   clear(): void {
     this.release(this.length);
   }
-
-  private push(block: Uint8Array, fill: number, owned: boolean): void {
-    this.blocks.push(block);
-    this.owned.push(owned);
-    this.positions.push(this.end);
-    this.fills.push(fill);
-  }
-
-  private reset(): void {
-    this.blocks = [];
-    this.owned = [];
-    this.positions = [];
-    this.fills = [];
-    this.head = this.hint = 0;
-  }
-
-  private compact(): void {
-    const n = this.head;
-    this.blocks.splice(0, n);
-    this.owned.splice(0, n);
-    this.positions.splice(0, n);
-    this.fills.splice(0, n);
-    this.hint = Math.max(0, this.hint - n);
-    this.head = 0;
-  }
 }
 
-const EMPTY = new Uint8Array(0);
+const DONE: Block = { bytes: new Uint8Array(0), owned: false, position: 0, fill: 0 };
 
 /** A lone small write gets a small block; a stream of them ever larger ones. */
 function newBlock(needed: number, buffered: number): Buffer {

@@ -31,6 +31,9 @@ export interface Plan {
 
 export type AckVerdict = 'good' | 'old' | 'challenge';
 
+/** One for all: it is read before anybody plans again. */
+const planned: Plan = { start: 0, length: 0, fin: false, gsoSize: 0, retransmission: false, push: false };
+
 export class Sender {
   una: Seq;
   nxt: Seq;
@@ -62,7 +65,6 @@ export class Sender {
   private limited = false;
   private lastSent: Micros = -1;
   private pacedUntil: Micros = NEVER;
-  private readonly planned: Plan = { start: 0, length: 0, fin: false, gsoSize: 0, retransmission: false, push: false };
   private plannedEntry = -1;
   /** The peer's window keeps us from sending, and nothing is in flight that would bring news: probe. */
   windowBlocked = false;
@@ -207,7 +209,7 @@ export class Sender {
   /** A packet that carries entry `i` of the scoreboard again. */
   private planEntry(i: number): Plan {
     const { board } = this.recovery;
-    const p = this.planned;
+    const p = planned;
     const end = board.end(i);
     p.start = board.start(i);
     p.fin = this.finSent && seqGt(end, this.finSeq);
@@ -265,7 +267,7 @@ export class Sender {
       this.limited = false;
       return null;
     }
-    const p = this.planned;
+    const p = planned;
     p.start = this.nxt;
     p.length = length;
     p.fin = fin && length === unsent && byWindow > length;
@@ -289,7 +291,7 @@ export class Sender {
 
   /** The planned packet has been written. */
   handleSent(now: Micros): void {
-    const p = this.planned;
+    const p = planned;
     const bytes = p.length + (p.fin ? 1 : 0);
     if (p.retransmission) {
       this.recovery.handleRetransmit(now, this.plannedEntry, bytes);
