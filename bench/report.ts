@@ -1,110 +1,201 @@
-// Results as tables, and into docs/benchmarks.md between its markers.
+// Turns results into tables: for the terminal, and as Markdown for docs/benchmarks.md.
 
-import { readFileSync, writeFileSync } from 'node:fs';
-import { cpus, release, totalmem } from 'node:os';
+import type { LinksFigure } from './e2e/links.js';
 import type { Sample } from './e2e/measure.js';
 import type { VpnReport, VpnRow } from './e2e/vpn.js';
 import type { MicroResult } from './micro/shape.js';
 
-type Cells = readonly (readonly string[])[];
-
-export function markdown(header: readonly string[], rows: Cells): string {
-  const line = (cells: readonly string[]) => `| ${cells.join(' | ')} |`;
-  return [line(header), line(header.map(() => '---')), ...rows.map(line)].join('\n');
+export interface Machine {
+  readonly cpu: string;
+  readonly cores: number;
+  readonly memoryGiB: number;
+  readonly kernel: string;
+  readonly node: string;
+  readonly os: string;
 }
 
-/** Columns aligned for a terminal. */
-export function text(header: readonly string[], rows: Cells): string {
-  const all = [header, ...rows];
-  const widths = header.map((_, i) => Math.max(...all.map((row) => row[i]!.length)));
-  return all
-    .map((row) => row.map((cell, i) => (i === 0 ? cell.padEnd(widths[i]!) : cell.padStart(widths[i]!))).join('  '))
-    .join('\n');
+export interface Report {
+  readonly date: string;
+  readonly commit: string;
+  readonly machine: Machine;
+  readonly micro?: MicroResult[];
+  readonly vpn?: VpnReport;
+  readonly links?: readonly LinksFigure[];
 }
 
-export const MICRO_HEADER = ['bench', 'case', 'unit', 'M/s', 'ns each', 'GB/s', '± %'] as const;
+type Figure = {
+  readonly head: string;
+  readonly digits: number;
+  readonly of: (sample: Sample) => number | undefined;
+  /** Which end of the peers is the best one; none: no ratio. */
+  readonly best?: 'high' | 'low';
+};
 
-export function microRows(results: readonly MicroResult[]): string[][] {
-  return results.map((r) => [
-    r.bench,
-    r.name,
-    r.unit,
-    (r.opsPerSecond / 1e6).toPrecision(3),
-    r.nsPerOp.toPrecision(3),
-    r.gigabytesPerSecond?.toFixed(2) ?? '',
-    r.rme?.toFixed(1) ?? '',
-  ]);
-}
-
-type Figure = Exclude<keyof Sample, 'failures'>;
-
-const VPN_COLUMNS: readonly (readonly [string, Figure, number])[] = [
-  ['TCP Gbit/s', 'tcpGbps', 3],
-  ['both ways', 'tcpBothGbps', 3],
-  ['4 streams', 'tcp4Gbps', 3],
-  ['daemons cpu-s/GB', 'cpuPerGb', 2],
-  ['hub cpu-s/GB', 'hubCpuPerGb', 2],
-  ['64 B flood kpps', 'floodPps', 0],
-  ['64 B paced kpps', 'pacedPps', 0],
-  ['RTT p50 ms', 'rttP50', 3],
-  ['RTT p99 ms', 'rttP99', 2],
-  ['loaded p50 ms', 'loadedP50', 2],
-  ['loaded p99 ms', 'loadedP99', 2],
-  ['edge MiB peak', 'edgePeak', 0],
-  ['hub MiB peak', 'hubPeak', 0],
-  ['foreign load %', 'foreignPercent', 0],
+const THROUGHPUT: readonly Figure[] = [
+  { head: 'TCP Gbit/s', digits: 3, of: (s) => s.tcpGbps, best: 'high' },
+  { head: 'both ways', digits: 3, of: (s) => s.tcpBothGbps, best: 'high' },
+  { head: '4 streams', digits: 3, of: (s) => s.tcp4Gbps, best: 'high' },
+  { head: 'retransmits', digits: 0, of: (s) => s.tcpRetransmits },
+  { head: 'CPU s/GB', digits: 2, of: (s) => s.cpuPerGb, best: 'low' },
+  { head: 'of it hub', digits: 2, of: (s) => s.hubCpuPerGb, best: 'low' },
+];
+const PACKETS: readonly Figure[] = [
+  { head: '64 B flood kpps', digits: 1, of: (s) => thousand(s.floodPps), best: 'high' },
+  { head: 'paced kpps, 1 % loss', digits: 1, of: (s) => thousand(s.pacedPps), best: 'high' },
+  { head: 'RTT p50 ms', digits: 3, of: (s) => s.rttP50, best: 'low' },
+  { head: 'RTT p99', digits: 3, of: (s) => s.rttP99, best: 'low' },
+  { head: 'loaded p50 ms', digits: 2, of: (s) => s.loadedP50, best: 'low' },
+  { head: 'loaded p99', digits: 2, of: (s) => s.loadedP99, best: 'low' },
+];
+const MEMORY: readonly Figure[] = [
+  { head: 'edge RSS MiB', digits: 0, of: (s) => s.edgeRss },
+  { head: 'edge peak', digits: 0, of: (s) => s.edgePeak },
+  { head: 'hub RSS MiB', digits: 0, of: (s) => s.hubRss },
+  { head: 'hub peak', digits: 0, of: (s) => s.hubPeak },
+  { head: 'foreign load %', digits: 0, of: (s) => s.foreignPercent },
 ];
 
-export const VPN_HEADER = [
-  'subject',
-  'version',
-  'encryption',
-  'hops',
-  ...VPN_COLUMNS.map(([title]) => title),
-  'TCP, x nebula',
-];
-
-/** Median of a figure over the repetitions. */
-function median(row: VpnRow, figure: Figure): number | undefined {
-  const values = numbers(row, figure);
-  return values[values.length >> 1];
+function thousand(value: number | undefined): number | undefined {
+  return value === undefined ? undefined : value / 1000;
 }
 
-function numbers(row: VpnRow, figure: Figure): number[] {
+function values(row: VpnRow, figure: Figure): number[] {
   return row.samples
-    .flatMap((sample) => sample[figure] ?? [])
-    .map((value) => (figure.endsWith('Pps') ? value / 1000 : value))
+    .map(figure.of)
+    .filter((value): value is number => value !== undefined)
     .sort((a, b) => a - b);
 }
 
-export function vpnRows(report: VpnReport): string[][] {
-  return report.rows.map((row) => {
-    const reference = report.rows.find((r) => r.subject === 'nebula' && r.hops === row.hops);
-    const [own, theirs] = [median(row, 'tcpGbps'), reference && median(reference, 'tcpGbps')];
-    const cells = VPN_COLUMNS.map(([, figure, digits]) => {
-      const values = numbers(row, figure);
-      const middle = values[values.length >> 1];
-      if (middle === undefined) return '-';
-      const range = values.length > 1 ? ` [${values[0]!.toFixed(digits)}-${values.at(-1)!.toFixed(digits)}]` : '';
-      return `${middle.toFixed(digits)}${range}`;
-    });
-    const ratio = own === undefined || theirs === undefined ? '-' : (own / theirs).toFixed(2);
-    return [row.title, row.version, row.encryption, String(row.hops), ...cells, ratio];
-  });
+/** The middle one; the mean of the two middle ones where their number is even. */
+export function median(sorted: readonly number[]): number | undefined {
+  if (sorted.length === 0) return undefined;
+  const half = sorted.length >> 1;
+  return sorted.length % 2 === 1 ? sorted[half] : (sorted[half - 1]! + sorted[half]!) / 2;
 }
 
-export function machine(): string {
-  const list = cpus();
-  return `${list.length} x ${list[0]?.model ?? 'unknown'}, ${Math.round(totalmem() / 2 ** 30)} GiB, kernel ${release()}, Node ${process.version}`;
+function cell(row: VpnRow, figure: Figure): string {
+  const all = values(row, figure);
+  const middle = median(all);
+  if (middle === undefined) return '-';
+  const show = (value: number) => value.toFixed(figure.digits);
+  return all.length === 1 ? show(middle) : `${show(middle)} [${show(all[0]!)}-${show(all.at(-1)!)}]`;
 }
 
-/** Replaces what stands between `<!-- NAME -->` and `<!-- /NAME -->` in docs/benchmarks.md. */
-export function updateDocs(name: string, content: string): void {
-  const path = new URL('../docs/benchmarks.md', import.meta.url);
-  const page = readFileSync(path, 'utf8');
-  const [open, close] = [`<!-- ${name} -->`, `<!-- /${name} -->`];
-  const [start, end] = [page.indexOf(open), page.indexOf(close)];
-  if (start < 0 || end < start) throw new Error(`docs/benchmarks.md has no part ${open}`);
-  const stamp = `${new Date().toISOString().slice(0, 10)}, ${machine()}`;
-  writeFileSync(path, `${page.slice(0, start + open.length)}\n\n${stamp}\n\n${content}\n\n${page.slice(end)}`);
+const isOurs = (row: VpnRow) => row.subject.startsWith('kubebus');
+// The kernel's own forwarding is a limit, not a peer.
+const isPeer = (row: VpnRow) => !isOurs(row) && !row.subject.startsWith('kernel');
+
+/** Rows of ratios: each of ours against every peer and against the best one of each figure. */
+function ratioRows(rows: readonly VpnRow[], figures: readonly Figure[]): string[][] {
+  const out: string[][] = [];
+  for (const ours of rows.filter(isOurs)) {
+    const peers = rows.filter((row) => row.hops === ours.hops && isPeer(row));
+    if (peers.length === 0) continue;
+    const against = (title: string, reference: (figure: Figure) => number | undefined) =>
+      out.push([
+        `${ours.title} / ${title}`,
+        String(ours.hops),
+        ...figures.map((figure) => {
+          const own = median(values(ours, figure));
+          const other = figure.best ? reference(figure) : undefined;
+          return own === undefined || !other ? '-' : `${(own / other).toFixed(2)} x`;
+        }),
+      ]);
+    for (const peer of peers) against(peer.title, (figure) => median(values(peer, figure)));
+    if (peers.length > 1) {
+      against('best peer of each', (figure) => {
+        const medians = peers.map((peer) => median(values(peer, figure))).filter((value) => value !== undefined);
+        if (medians.length === 0) return undefined;
+        return figure.best === 'high' ? Math.max(...medians) : Math.min(...medians);
+      });
+    }
+  }
+  return out;
+}
+
+export function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
+  const widths = head.map((title, column) => Math.max(title.length, ...rows.map((row) => (row[column] ?? '').length)));
+  const render = (row: readonly string[]) =>
+    `| ${widths.map((width, column) => (row[column] ?? '').padEnd(width)).join(' | ')} |`;
+  return [render(head), `| ${widths.map((width) => '-'.repeat(width)).join(' | ')} |`, ...rows.map(render)].join('\n');
+}
+
+export function vpnTables(report: VpnReport): string {
+  const sections: string[] = [];
+  const rows = [...report.rows].sort((a, b) => b.hops - a.hops);
+  sections.push(
+    table(
+      ['subject', 'version', 'encryption', 'path'],
+      [...new Map(rows.map((row) => [row.subject, row])).values()].map((row) => [
+        row.title,
+        row.version,
+        row.encryption,
+        row.how,
+      ]),
+    ),
+  );
+  for (const [title, figures, ratios] of [
+    ['Throughput and CPU time', THROUGHPUT, true],
+    ['Small packets and latency', PACKETS, true],
+    ['Memory of one process', MEMORY, false],
+  ] as const) {
+    const head = ['subject', 'hops', ...figures.map((figure) => figure.head)];
+    sections.push(
+      `${title}\n\n${table(
+        head,
+        rows.map((row) => [row.title, String(row.hops), ...figures.map((figure) => cell(row, figure))]),
+      )}`,
+    );
+    const compared = ratios ? ratioRows(rows, figures) : [];
+    if (compared.length > 0) sections.push(`${title}: ratios of the medians\n\n${table(head, compared)}`);
+  }
+  const failures = rows.flatMap((row) =>
+    row.samples.flatMap((sample) => sample.failures.map((why) => `- ${row.title}, ${row.hops} hops: ${why}`)),
+  );
+  if (failures.length > 0) sections.push(`Not measured:\n\n${[...new Set(failures)].join('\n')}`);
+  sections.push(
+    `Congestion control ${report.congestion} in every namespace; ${report.reps} repetition${report.reps === 1 ? '' : 's'} ` +
+      `(median [min-max]), subjects in turn with new daemons each time; TCP runs of ${report.seconds} s; ${report.minutes.toFixed(1)} minutes in all. ` +
+      'CPU is that of all daemons, with the system time spent for them; loaded RTT is that of ping while one iperf3 stream fills the same path.',
+  );
+  return sections.join('\n\n');
+}
+
+export function microTable(results: readonly MicroResult[]): string {
+  const rate = (value: number) =>
+    value >= 1e6 ? `${(value / 1e6).toFixed(2)} M` : value >= 1e3 ? `${(value / 1e3).toFixed(1)} k` : value.toFixed(1);
+  return table(
+    ['bench', 'case', 'per second', 'ns each', 'GB/s', 'error'],
+    results.map((r) => [
+      r.bench,
+      r.name,
+      `${rate(r.opsPerSecond)} ${r.unit}s`,
+      r.nsPerOp.toFixed(1),
+      r.gigabytesPerSecond?.toFixed(2) ?? '',
+      r.rme === undefined ? '' : `±${r.rme.toFixed(1)} %`,
+    ]),
+  );
+}
+
+export function linksTable(figures: readonly LinksFigure[]): string {
+  return table(
+    ['figure', 'value'],
+    figures.map(({ figure, value }) => [figure, value]),
+  );
+}
+
+export function machineLine(report: Report): string {
+  const { cpu, cores, memoryGiB, kernel, node, os } = report.machine;
+  return `${report.date}, commit ${report.commit}; ${cores} x ${cpu}, ${memoryGiB} GiB, ${os}, Linux ${kernel}, Node ${node}`;
+}
+
+/** The text with the part between `<!-- NAME -->` and `<!-- /NAME -->` replaced; appended where the marks are missing. */
+export function replaceSection(text: string, name: string, body: string): string {
+  const open = `<!-- ${name} -->`;
+  const close = `<!-- /${name} -->`;
+  const section = `${open}\n\n${body}\n\n${close}`;
+  const from = text.indexOf(open);
+  const to = text.indexOf(close);
+  if (from < 0 || to < from) return `${text.trimEnd()}\n\n## ${name}\n\n${section}\n`;
+  return text.slice(0, from) + section + text.slice(to + close.length);
 }

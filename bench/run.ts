@@ -1,143 +1,227 @@
-// npm run bench -- [name...] [--list] [--json] [--smoke] [--update-docs] [options of vpn]
-// Names: micro, a micro bench of bench/micro, vpn, links. Without a name: micro and links.
-
-import { spawn } from 'node:child_process';
-import { mkdirSync, readdirSync, writeFileSync } from 'node:fs';
-import { basename, join } from 'node:path';
-import { createInterface } from 'node:readline';
+// npm run bench -- [name...]: see --help. Micro-benches (bench/micro/*.bench.ts) and the end-to-end ones (bench/e2e).
+import { execFileSync, spawnSync } from 'node:child_process';
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { cpus, release, totalmem } from 'node:os';
+import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { parseArgs } from 'node:util';
+import { Command, InvalidArgumentError, Option } from 'commander';
 import { links } from './e2e/links.js';
-import { missingPrograms, SUBJECTS } from './e2e/subjects.js';
-import { vpn, vpnObstacle } from './e2e/vpn.js';
+import { chooseSubjects, vpn, vpnObstacle } from './e2e/vpn.js';
 import type { MicroResult } from './micro/shape.js';
-import { MICRO_HEADER, machine, markdown, microRows, text, updateDocs, VPN_HEADER, vpnRows } from './report.js';
+import { linksTable, machineLine, microTable, type Report, replaceSection, vpnTables } from './report.js';
 
-const here = fileURLToPath(new URL('.', import.meta.url));
-const MICRO = readdirSync(join(here, 'micro'))
+const here = dirname(fileURLToPath(import.meta.url));
+const microFiles = readdirSync(join(here, 'micro'))
   .filter((file) => file.endsWith('.bench.ts'))
-  .map((file) => basename(file, '.bench.ts'))
   .sort();
+const microNames = microFiles.map((file) => file.replace('.bench.ts', ''));
+const known = ['micro', ...microNames, 'vpn', 'links'];
 
-const { values: o, positionals } = readCommandLine();
-const names = positionals.length > 0 ? positionals : o.smoke ? ['micro', 'links', 'vpn'] : ['micro', 'links'];
-const log = (line: string) => process.stderr.write(`${line}\n`);
+const list = (text: string) => text.split(',').filter(Boolean);
+const positive = (text: string) => {
+  const value = Number(text);
+  if (!(value > 0)) throw new InvalidArgumentError('must be a number above 0');
+  return value;
+};
 
-if (o.list) {
-  console.log(
-    [...MICRO, 'micro (all of these)', 'links', `vpn (peers: ${SUBJECTS.map((s) => s.name).join(', ')})`].join('\n'),
-  );
+interface Options {
+  json?: boolean;
+  smoke?: boolean;
+  list?: boolean;
+  updateDocs?: boolean;
+  markdown?: boolean;
+  peers: string[];
+  variants: ('tls' | 'insecure')[];
+  hops: string[];
+  reps: number;
+  seconds?: number;
+  cc: string;
+  full?: boolean;
+  minutes: number;
+  tries: number;
+  quiet: number;
+  links: number;
+  edges: number;
+}
+
+const program = new Command('bench')
+  .description('Measures KubeBus. Without a name: all micro-benches, links and (as root) vpn.')
+  .argument('[name...]', `one or more of: ${known.join(', ')}`)
+  .option('--list', 'print the names and end')
+  .option('--json', 'print the results as JSON, and nothing else, on standard output')
+  .option('--markdown', 'print the tables for docs/benchmarks.md')
+  .option('--update-docs', 'write the tables into docs/benchmarks.md')
+  .option('--smoke', 'everything once and as short as possible: shows that it runs, not how fast')
+  .option('--seconds <n>', 'length of a micro case (default 1) and of a TCP run (default 3)', positive)
+  .option('--peers <names>', 'vpn: peers to compare with', list, [
+    'nebula',
+    'wireguard-go',
+    'openvpn',
+    'tinc',
+    'kernel',
+  ])
+  .option('--variants <names>', 'vpn: of KubeBus, tls and insecure', list, ['tls', 'insecure'])
+  .option('--hops <n,n>', 'vpn: 2 = edge-hub-edge, 1 = edge-hub', list, ['2', '1'])
+  .option('--reps <n>', 'vpn: repetitions', positive, 3)
+  .option('--cc <name>', 'vpn: TCP congestion control in every namespace', 'cubic')
+  .option('--full', 'vpn: all figures on one hop too')
+  .option('--minutes <n>', 'vpn: begin no repetition that would end later', positive, 18)
+  .option('--tries <n>', 'vpn: how often a figure is taken at most when other work runs', positive, 2)
+  .option('--quiet <seconds>', 'vpn: longest wait for an idle machine before a figure', positive, 5)
+  .addOption(new Option('--links <n>', 'links: idle links').argParser(positive).default(2_000))
+  .addOption(new Option('--edges <n>', 'links: edges of the restart').argParser(positive).default(200));
+program.parse();
+const options = program.opts<Options>();
+const names = program.args;
+
+for (const name of names)
+  if (!known.includes(name)) program.error(`unknown bench '${name}'; known: ${known.join(', ')}`, { exitCode: 2 });
+if (options.list) {
+  process.stdout.write(`${known.join('\n')}\n`);
   process.exit(0);
 }
-const unknown = names.find((name) => ![...MICRO, 'micro', 'links', 'vpn'].includes(name));
-if (unknown !== undefined) {
-  log(`bench: unknown name '${unknown}'; see --list`);
-  process.exit(2);
+const wants = (name: string) => names.length === 0 || names.includes(name);
+const log = (line: string) => process.stderr.write(`${line}\n`);
+const smoke = options.smoke === true;
+
+const report: {
+  -readonly [K in keyof Report]: Report[K];
+} = {
+  date: new Date().toISOString().slice(0, 16).replace('T', ' '),
+  commit: git('rev-parse', '--short', 'HEAD') || 'unknown',
+  machine: {
+    cpu: cpus()[0]?.model.trim() || 'unknown CPU',
+    cores: cpus().length,
+    memoryGiB: Math.round(totalmem() / 2 ** 30),
+    kernel: release(),
+    node: process.version,
+    os: osName(),
+  },
+};
+let failed = false;
+
+const micro = microNames.filter((name) => wants('micro') || names.includes(name));
+if (micro.length > 0) {
+  const results = micro.flatMap((name) => runMicro(name));
+  report.micro = results;
+  if (!options.json) process.stdout.write(`\n${microTable(results)}\n\n`);
 }
 
-const results: Record<string, unknown> = { date: new Date().toISOString(), machine: machine() };
-const micro = names.includes('micro') ? MICRO : MICRO.filter((name) => names.includes(name));
-if (micro.length > 0) {
-  const measured: MicroResult[] = [];
-  for (const name of micro) measured.push(...(await runMicro(name)));
-  results.micro = measured;
-  show('micro', MICRO_HEADER, microRows(measured));
-}
-if (names.includes('links')) {
-  const report = await links({ smoke: o.smoke, log });
-  results.links = report;
-  show(
-    'links',
-    ['figure', 'value'],
-    report.map((row) => [row.figure, row.value]),
-  );
-}
-if (names.includes('vpn')) {
-  const obstacle = vpnObstacle();
-  if (obstacle !== undefined) log(`bench vpn: skipped, ${obstacle}`);
-  else {
-    const report = await vpn(vpnOptions());
-    results.vpn = report;
-    show('vpn', VPN_HEADER, vpnRows(report));
-    const failures = report.rows.flatMap((row) =>
-      row.samples.flatMap((sample) => sample.failures.map((f) => `${row.subject}: ${f}`)),
-    );
-    for (const failure of failures) log(`  failed: ${failure}`);
-    // A peer that fails is a remark; a figure of ours that cannot be had is a failure.
-    if (failures.some((failure) => failure.startsWith('kubebus'))) process.exitCode = 1;
+if (wants('links')) {
+  log('links');
+  try {
+    report.links = await links({ links: smoke ? 50 : options.links, edges: smoke ? 10 : options.edges, log });
+    if (!options.json) process.stdout.write(`\n${linksTable(report.links)}\n\n`);
+  } catch (error) {
+    failed = true;
+    log(`links: FAILED: ${(error as Error).message}`);
   }
 }
-mkdirSync(join(here, 'results'), { recursive: true });
-writeFileSync(join(here, 'results', `${Date.now()}.json`), JSON.stringify(results, null, 2));
-if (o.json) console.log(JSON.stringify(results, null, 2));
 
-function show(name: string, header: readonly string[], rows: readonly (readonly string[])[]): void {
-  if (!o.json) console.log(`\n${name}\n${text(header, rows)}`);
-  if (o['update-docs']) updateDocs(name, markdown(header, rows));
+if (wants('vpn')) {
+  const obstacle = vpnObstacle();
+  if (obstacle !== undefined) log(`vpn: skipped: ${obstacle}`);
+  else await runVpn();
 }
 
-function runMicro(name: string): Promise<MicroResult[]> {
-  const args = [
-    '--import',
-    'tsx',
-    '--expose-gc',
-    join(here, 'micro/child.ts'),
-    join(here, 'micro', `${name}.bench.ts`),
-    o.smoke ? '0' : o.seconds,
-  ];
-  const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit'] });
-  const measured: MicroResult[] = [];
-  createInterface({ input: child.stdout }).on('line', (line) => measured.push(JSON.parse(line) as MicroResult));
-  return new Promise((resolve, reject) => {
-    child.on('close', (code) =>
-      code === 0 ? resolve(measured) : reject(new Error(`bench ${name} ended with code ${code}`)),
-    );
-  });
+if (report.micro || report.links || report.vpn) finish();
+process.exit(failed ? 1 : 0);
+
+function runMicro(name: string): MicroResult[] {
+  log(name);
+  const seconds = smoke ? 0 : (options.seconds ?? 1);
+  const child = spawnSync(
+    process.execPath,
+    [
+      '--expose-gc',
+      '--import',
+      import.meta.resolve('tsx'),
+      join(here, 'micro/child.ts'),
+      join(here, `micro/${name}.bench.ts`),
+      String(seconds),
+    ],
+    { encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'], timeout: 300_000 },
+  );
+  if (child.status !== 0) {
+    failed = true;
+    log(`${name}: FAILED (${child.status ?? child.signal})`);
+  }
+  return child.stdout
+    .split('\n')
+    .filter(Boolean)
+    .map((text) => JSON.parse(text) as MicroResult);
 }
 
-function vpnOptions() {
-  const number = (text: string | undefined, usual: number) => (text === undefined ? usual : Number(text));
-  const smokePeer = SUBJECTS.find((s) => s.name === 'nebula' && missingPrograms(s).length === 0);
-  const peers = (o.peers ?? (o.smoke && smokePeer ? smokePeer.name : '')).split(',').filter((p) => p !== '');
-  return {
-    peers,
-    variants: (o.variants ?? (o.smoke ? 'tls' : 'tls,insecure')).split(',') as ('tls' | 'insecure')[],
-    hops: (o.hops ?? (o.smoke ? '2' : '2,1')).split(',').map(Number),
-    reps: number(o.reps, 1),
-    seconds: o.smoke ? 1 : number(o.seconds, 5),
-    congestion: o.cc ?? 'cubic',
-    full: o.full,
-    minutes: number(o.minutes, 18),
-    tries: o.smoke ? 1 : number(o.tries, 2),
-    quietMs: o.smoke ? 0 : 10_000,
-    log,
-  };
-}
-
-function readCommandLine() {
-  const flag = { type: 'boolean', default: false } as const;
-  const value = { type: 'string' } as const;
+async function runVpn(): Promise<void> {
+  log('vpn');
+  const peers = smoke && !program.getOptionValueSource('peers')?.startsWith('cli') ? ['nebula'] : options.peers;
+  const variants = smoke ? (['tls'] as const) : options.variants;
   try {
-    return parseArgs({
-      allowPositionals: true,
-      options: {
-        list: flag,
-        json: flag,
-        smoke: flag,
-        full: flag,
-        'update-docs': flag,
-        peers: value,
-        variants: value,
-        hops: value,
-        reps: value,
-        seconds: { type: 'string', default: '3' },
-        cc: value,
-        minutes: value,
-        tries: value,
-      },
-    });
+    chooseSubjects({ peers, variants });
   } catch (error) {
-    process.stderr.write(`bench: ${(error as Error).message}\n`);
-    process.exit(2);
+    program.error((error as Error).message, { exitCode: 2 });
+  }
+  try {
+    const result = await vpn({
+      peers,
+      variants,
+      hops: options.hops.map(Number),
+      reps: smoke ? 1 : options.reps,
+      seconds: smoke ? 1 : (options.seconds ?? 3),
+      congestion: options.cc,
+      full: options.full === true,
+      minutes: options.minutes,
+      tries: smoke ? 1 : options.tries,
+      quietMs: smoke ? 0 : options.quiet * 1000,
+      smoke,
+      log,
+    });
+    report.vpn = result;
+    // A peer that does not start is a gap in the table; KubeBus not starting is a failure.
+    failed ||= result.rows.some(
+      (row) => row.subject.startsWith('kubebus') && row.samples.some((sample) => sample.tcpGbps === undefined),
+    );
+    if (!options.json) process.stdout.write(`\n${vpnTables(result)}\n\n`);
+  } catch (error) {
+    failed = true;
+    log(`vpn: FAILED: ${(error as Error).message}`);
+  }
+}
+
+function finish(): void {
+  const json = `${JSON.stringify(report, null, 2)}\n`;
+  const directory = join(here, 'results');
+  mkdirSync(directory, { recursive: true });
+  writeFileSync(join(directory, `${report.date.replace(/[ :]/g, '-')}.json`), json);
+  if (options.json) process.stdout.write(json);
+  const sections: [string, string][] = [];
+  if (report.vpn) sections.push(['vpn', vpnTables(report.vpn)]);
+  if (report.links) sections.push(['links', linksTable(report.links)]);
+  if (report.micro) sections.push(['micro', microTable(report.micro)]);
+  const body = (section: string) => `Measured ${machineLine(report)}.\n\n${section}`;
+  if (options.markdown)
+    for (const [name, section] of sections) process.stdout.write(`## ${name}\n\n${body(section)}\n\n`);
+  if (options.updateDocs) {
+    const file = join(here, '../docs/benchmarks.md');
+    let text = readFileSync(file, 'utf8');
+    for (const [name, section] of sections) text = replaceSection(text, name, body(section));
+    writeFileSync(file, text);
+    log('docs/benchmarks.md written');
+  }
+}
+
+function git(...args: string[]): string {
+  try {
+    return execFileSync('git', args, { cwd: here, encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }).trim();
+  } catch {
+    return '';
+  }
+}
+
+function osName(): string {
+  try {
+    return /^PRETTY_NAME="?([^"\n]*)/m.exec(readFileSync('/etc/os-release', 'utf8'))?.[1] ?? process.platform;
+  } catch {
+    return process.platform;
   }
 }

@@ -12,7 +12,10 @@ import { KubeBusNode } from '../../lib/index.js';
 import { tcpTransport } from '../../transports/tcp.js';
 
 export interface LinksOptions {
-  readonly smoke: boolean;
+  /** Idle links. */
+  readonly links: number;
+  /** Edges that see the hub die and come back; at most `links`. */
+  readonly edges: number;
   readonly log: (line: string) => void;
 }
 
@@ -48,9 +51,7 @@ async function startHub(port: number, stateDir: string) {
   return { hub, ask };
 }
 
-export async function links({ smoke, log }: LinksOptions): Promise<LinksFigure[]> {
-  const idle = smoke ? 50 : 2000;
-  const fleet = smoke ? 20 : 200;
+export async function links({ links: idle, edges: fleet, log }: LinksOptions): Promise<LinksFigure[]> {
   const dir = await mkdtemp(join(tmpdir(), 'kubebus-bench-'));
   const port = await freePort();
   const join1 = (node: string) =>

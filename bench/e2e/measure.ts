@@ -38,6 +38,8 @@ export interface Settings {
   readonly quietMs: number;
   /** Foreign load (0 to 1 of the machine) above which a figure is taken again. */
   readonly foreignLimit: number;
+  /** Shows that it runs: no search for the paced rate. */
+  readonly smoke: boolean;
   readonly log: (line: string) => void;
 }
 
@@ -89,7 +91,7 @@ export async function measure(path: Path, scope: Scope, settings: Settings): Pro
     sample.floodSentPps = value.sentPps;
     note(cpu);
   });
-  if (scope === 'full') {
+  if (scope === 'full' && !settings.smoke) {
     await step('udp paced', async () => {
       sample.pacedPps = await highestPaced(path, settings, sample.floodPps ?? 50_000);
     });

@@ -27,6 +27,8 @@ export interface VpnOptions {
   readonly minutes: number;
   readonly tries: number;
   readonly quietMs: number;
+  /** Shows that it runs: no search for the paced rate. */
+  readonly smoke?: boolean;
   readonly log: (line: string) => void;
 }
 
@@ -96,6 +98,7 @@ export async function vpn(options: VpnOptions): Promise<VpnReport> {
     tries: options.tries,
     quietMs: options.quietMs,
     foreignLimit: 0.08,
+    smoke: options.smoke === true,
     log: options.log,
   };
   const start = performance.now();

@@ -16,6 +16,7 @@ import type { IpEndpoint } from '../l3/index.js';
 import { createDgram, type DgramModule } from './dgram.js';
 import type { Peer, Resolver, SocketContext } from './driver/context.js';
 import { type HttpAgents, httpAgents } from './driver/http-agent.js';
+import { type HttpModule, httpModule } from './driver/http-server.js';
 import { type PingOptions, type PingResult, ping } from './driver/ping.js';
 import { connectPromise, type ListenPromise, listenPromise } from './driver/promises.js';
 import { Driver } from './driver.js';
@@ -74,6 +75,7 @@ export interface ServerClass {
 export interface Net extends HttpAgents {
   readonly net: NetModule;
   readonly dgram: DgramModule;
+  readonly http: HttpModule;
   /** Echo requests to an address or a name; see PingOptions. */
   ping(host: string, options?: PingOptions): Promise<PingResult>;
   /** Promise form of a server: `accept()`, and an async iterable of sockets. */
@@ -134,6 +136,7 @@ export function createNet(endpoint: IpEndpoint, options: NetOptions = {}): Net {
   return {
     net,
     dgram: createDgram(context),
+    http: httpModule((settings) => new NodeServer(settings)),
     ...httpAgents(connect),
     ping: (host, settings) => ping(context, host, settings),
     listen: (port, settings) => listenPromise(net, port ?? 0, settings ?? {}),

@@ -2,8 +2,8 @@
 // the event loop later.
 
 import { HEADER, lengthAt, Slab, systemClock } from '../../lib/core/index.js';
-import { makePrefix, parseAddress, Router } from '../../lib/l3/index.js';
 import type { Vrf } from '../../lib/l3/index.js';
+import { makePrefix, parseAddress, Router } from '../../lib/l3/index.js';
 import { createNet, type Net, type NetOptions } from '../../lib/l4/index.js';
 
 export interface WorldOptions extends NetOptions {

@@ -21,6 +21,8 @@ export type UndiciConnector = (
   callback: (error: Error | null, socket: Duplex | null) => void,
 ) => void;
 
+export type UndiciAgentClass<T> = new (options: never) => T;
+
 export interface HttpAgents {
   /** For `http.request({ agent })`. Keeps connections alive unless told otherwise. */
   httpAgent(options?: AgentOptions): HttpAgent;
@@ -32,7 +34,7 @@ export interface HttpAgents {
    * An undici dispatcher for `fetch(url, { dispatcher })` and `undici.request`. `Agent`: undici's class; without it, the
    * application has to have the package installed. **Throws** ERR_MODULE_NOT_FOUND otherwise.
    */
-  dispatcher<T extends object>(Agent?: new (options: { connect: UndiciConnector }) => T): T;
+  dispatcher<T extends object>(Agent?: UndiciAgentClass<T>): T;
 }
 
 type Connect = (options: { host: string; port: number; allowHalfOpen?: boolean; noDelay?: boolean }) => Socket;
@@ -74,9 +76,10 @@ export function httpAgents(connect: Connect): HttpAgents {
     httpAgent: (options) => new OverlayAgent({ keepAlive: true, ...options }),
     httpsAgent: (options) => new OverlayTlsAgent({ keepAlive: true, ...options }),
     undiciConnector,
-    dispatcher<T extends object>(Agent?: new (options: { connect: UndiciConnector }) => T): T {
-      const Class = Agent ?? (createRequire(import.meta.url)('undici') as { Agent: NonNullable<typeof Agent> }).Agent;
-      return new Class({ connect: undiciConnector() });
+    dispatcher<T extends object>(Agent?: UndiciAgentClass<T>): T {
+      const Class = Agent ?? (createRequire(import.meta.url)('undici') as { Agent: UndiciAgentClass<T> }).Agent;
+      // The type of undici's option names its own socket classes; at run time any Duplex is taken.
+      return new Class({ connect: undiciConnector() } as never);
     },
   };
 }
