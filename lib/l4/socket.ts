@@ -116,6 +116,8 @@ export class Socket extends Duplex implements HandleOwner {
   timeout: number | undefined;
   /** The server that accepted this socket. */
   server: Server | null;
+  /** The same; `server` is overwritten by node:http with its own. */
+  private readonly _server: Server | null;
   /** Addresses that connect() has tried, when there were several. */
   autoSelectFamilyAttemptedAddresses: string[] | undefined;
   /** Truthy while there is a connection: libraries look at it. */
@@ -149,6 +151,7 @@ export class Socket extends Duplex implements HandleOwner {
     });
     this.context = internals.context;
     this.server = internals.server ?? null;
+    this._server = this.server;
     this.settings = {};
     if (stream.noDelay !== undefined) this.settings.noDelay = Boolean(stream.noDelay);
     if (stream.keepAlive !== undefined) this.settings.keepAlive = Boolean(stream.keepAlive);
@@ -442,7 +445,7 @@ export class Socket extends Duplex implements HandleOwner {
       callback(error);
       process.nextTick(() => this.emit('close', hadError));
     }
-    this.server?.handleSocketClosed(this);
+    this._server?.handleSocketClosed(this);
   }
 
   // ---- from the handle
