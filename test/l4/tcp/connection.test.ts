@@ -1,3 +1,4 @@
+import { setImmediate } from 'node:timers/promises';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import test from 'ava';
@@ -249,9 +250,16 @@ test('the writer hands over runs of frames and gives its slabs back', (t) => {
   t.is(pool.inUse, 0);
 });
 
-test('an idle connection costs less than 4 KB', (t) => {
+test('an idle connection costs less than 4 KB', async (t) => {
   setFlagsFromString('--expose-gc');
-  const gc = runInNewContext('gc') as () => void;
+  const collect = runInNewContext('gc') as () => void;
+  // The memory of array buffers is given back after the collection, by another thread.
+  const gc = async () => {
+    for (let i = 0; i < 3; i++) {
+      collect();
+      await setImmediate();
+    }
+  };
   const use = (port: number) => {
     const pair = new Pair(port);
     // It has worked before it is idle.
@@ -266,14 +274,14 @@ test('an idle connection costs less than 4 KB', (t) => {
   for (let i = 0; i < 300; i++) use(1_000 + i);
   const COUNT = 2_500;
   const kept: TcpConnection[] = new Array<TcpConnection>(2 * COUNT).fill(use(1).a);
-  gc();
+  await gc();
   const before = process.memoryUsage();
   for (let i = 0; i < COUNT; i++) {
     const { a, b } = use(2_000 + i);
     kept[2 * i] = a;
     kept[2 * i + 1] = b;
   }
-  gc();
+  await gc();
   const after = process.memoryUsage();
   const each = (after.heapUsed + after.arrayBuffers - before.heapUsed - before.arrayBuffers) / (2 * COUNT);
   t.log(`${Math.round(each)} bytes each`);
