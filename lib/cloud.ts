@@ -4,6 +4,7 @@
 import { join } from 'node:path';
 import {
   type Clock,
+  Hold,
   KubeBusError,
   type Logger,
   type Random,
@@ -103,6 +104,7 @@ export class KubeBusCloud {
   private readonly tenants = new Map<string, Tenant>();
   private acceptor!: LinkAcceptor;
   private stopped = false;
+  private readonly hold = new Hold();
 
   /** Throws ERR_INVALID_ARGUMENT, ERR_ADDRESS, ERR_STATE, ERR_CONNECT (cannot listen) or ERR_TUN_*. */
   static async start(options: CloudOptions): Promise<KubeBusCloud> {
@@ -132,6 +134,7 @@ export class KubeBusCloud {
         new Tenant(name, tenant, options, this.router, (record as Record<string, unknown>)[name], () => this.save()),
       );
     }
+    this.hold.ref();
   }
 
   /** What nodes are to dial. */
@@ -160,6 +163,7 @@ export class KubeBusCloud {
     await this.acceptor?.close(new KubeBusError('ERR_PEER_GOODBYE', message), retryAfterMs);
     for (const tenant of this.tenants.values()) tenant.stop();
     await this.state?.flush();
+    this.hold.unref();
   }
 
   private async listen(): Promise<void> {

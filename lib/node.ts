@@ -5,6 +5,7 @@ import { EventEmitter } from 'node:events';
 import { join } from 'node:path';
 import {
   type Clock,
+  Hold,
   KubeBusError,
   type Logger,
   type Random,
@@ -117,6 +118,8 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
   private netValue: Net | null = null;
   private assigned = false;
   private stopped = false;
+  /** Until `stop`, also while the link is down and waits for its next try. */
+  private readonly hold = new Hold();
 
   /**
    * Joins the overlay; resolves when the cloud has assigned addresses. Rejects with ERR_ABORTED through `signal`, with ERR_TUN_* when the
@@ -208,6 +211,7 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
     this.flushState = async () => {
       await state?.flush().catch((err: unknown) => logger.error({ err }, 'state not saved'));
     };
+    this.hold.ref();
   }
 
   private readonly flushState: () => Promise<void>;
@@ -301,6 +305,7 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
     this.link.close(new KubeBusError('ERR_PEER_GOODBYE', message));
     this.kernel?.tun.close();
     await this.flushState();
+    this.hold.unref();
   }
 
   /** Addresses of a node of the own tenant, by its name. */
@@ -360,6 +365,7 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
       this.control.linkDown();
       this.emit('down', reason);
     }
+    if (state === 'closed') this.hold.unref();
     if (reason === undefined || this.stopped) return;
     if (REFUSALS.has(reason.code)) {
       this.logger.error({ code: reason.code, side: reason.side }, `refused: ${reason.message}`);

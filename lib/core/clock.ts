@@ -28,3 +28,20 @@ export const systemClock: Clock = {
     return { cancel: () => clearTimeout(handle) };
   },
 };
+
+/** Longest delay of Node's timers. */
+const HOLD_MS = 0x7fffffff;
+
+/** Keeps the process alive while held, as an open socket or a listening server does. Idempotent both ways. */
+export class Hold {
+  private handle: ReturnType<typeof setInterval> | null = null;
+
+  ref(): void {
+    this.handle ??= setInterval(() => {}, HOLD_MS);
+  }
+
+  unref(): void {
+    if (this.handle !== null) clearInterval(this.handle);
+    this.handle = null;
+  }
+}

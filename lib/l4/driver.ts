@@ -3,7 +3,7 @@
 // Packets that come in are handled and answered at once; what the application is told waits for its own tick, so that
 // an exception of its code cannot unwind into L3 and L2. What it commands is collected until the end of that tick.
 
-import { type Clock, type Micros, NEVER, type Random, type Slab, SlabPool, type Timer } from '../core/index.js';
+import { type Clock, Hold, type Micros, NEVER, type Random, type Slab, SlabPool, type Timer } from '../core/index.js';
 import type { IpEndpoint } from '../l3/index.js';
 import type { TcpFlow } from './flow-table.js';
 import { Stack, type StackOptions } from './stack.js';
@@ -12,9 +12,6 @@ import { SlabWriter } from './wire/packet-writer.js';
 
 /** Rounds of handle and poll before other work of the process gets its turn. */
 const MAX_ROUNDS = 32;
-
-/** Holds the event loop while at least one socket is referenced. */
-const KEEP_ALIVE_MS = 0x3fffffff;
 
 export class Driver {
   readonly stack: Stack;
@@ -28,7 +25,7 @@ export class Driver {
   private timer: Timer | null = null;
   private timerAt: Micros = NEVER;
   private refs = 0;
-  private keepAlive: ReturnType<typeof setInterval> | null = null;
+  private readonly hold = new Hold();
 
   constructor(
     readonly endpoint: IpEndpoint,
@@ -64,14 +61,11 @@ export class Driver {
 
   /** Counts a socket that keeps the process alive. */
   ref(): void {
-    if (this.refs++ === 0) this.keepAlive = setInterval(() => {}, KEEP_ALIVE_MS);
+    if (this.refs++ === 0) this.hold.ref();
   }
 
   unref(): void {
-    if (--this.refs === 0 && this.keepAlive !== null) {
-      clearInterval(this.keepAlive);
-      this.keepAlive = null;
-    }
+    if (--this.refs === 0) this.hold.unref();
   }
 
   /** Resets all connections, sends that, and stops. */
