@@ -1,26 +1,26 @@
 // `kubebus ca`: a CA and the certificates of clouds and nodes.
 
 import { Command } from 'commander';
-import { integer, list, message, name, prefix, UsageError } from './common.js';
+import { host, type Io, integer, list, message, name, prefix, text, UsageError } from './common.js';
 
 // The certificate library is large: only this command loads it.
 const pki = () => import('./pki.js');
 
-export function caCommand(): Command {
+export function caCommand(io: Io): Command {
   const ca = new Command('ca').description('make a CA and certificates for clouds and nodes');
   ca.command('init')
     .description('make a new CA: ca.crt and ca.key')
-    .requiredOption('--dir <folder>', 'where to')
+    .requiredOption('--dir <folder>', 'where to', text)
     .option('--name <text>', 'name of the CA', 'KubeBus CA')
     .option('--days <n>', 'validity', integer(1, 36_500), 3650)
     .action(async (o: { dir: string; name: string; days: number }) => {
       const { createAuthority, save } = await pki();
-      await write(o.dir, 'ca', async () => save(o.dir, 'ca', await createAuthority(o.name, o.days)));
+      await write(io, o.dir, 'ca', async () => save(o.dir, 'ca', await createAuthority(o.name, o.days)));
     });
   ca.command('cloud')
     .description("make a cloud's certificate: NAME.crt and NAME.key")
-    .requiredOption('--dir <folder>', 'folder of the CA')
-    .requiredOption('--host <host>', 'name or address under which nodes dial it (repeatable)', list(String))
+    .requiredOption('--dir <folder>', 'folder of the CA', text)
+    .requiredOption('--host <host>', 'name or address under which nodes dial it (repeatable)', list(host))
     .option('--name <name>', 'name of the cloud', name, 'cloud')
     .option('--days <n>', 'validity', integer(1, 3650), 365)
     .action(async (o: { dir: string; host: string[]; name: string; days: number }) => {
@@ -33,11 +33,11 @@ export function caCommand(): Command {
           await authority.issue({ name: o.name, days: o.days, names: cloudNames(o.name, o.host), server: true }),
         );
       };
-      await write(o.dir, o.name, issue);
+      await write(io, o.dir, o.name, issue);
     });
   ca.command('node')
     .description("make a node's certificate: TENANT-NODE.crt and TENANT-NODE.key")
-    .requiredOption('--dir <folder>', 'folder of the CA')
+    .requiredOption('--dir <folder>', 'folder of the CA', text)
     .requiredOption('--tenant <name>', 'tenant', name)
     .requiredOption('--node <name>', 'node', name)
     .option('--prefix <prefix>', 'subnet that the node may advertise (repeatable)', list(prefix))
@@ -50,12 +50,12 @@ export function caCommand(): Command {
         const names = nodeNames(o.tenant, o.node, o.prefix ?? []);
         await save(o.dir, file, await authority.issue({ name: `${o.tenant}/${o.node}`, days: o.days, names }));
       };
-      await write(o.dir, file, issue);
+      await write(io, o.dir, file, issue);
     });
   return ca;
 }
 
-async function write(dir: string, file: string, work: () => Promise<void>): Promise<void> {
+async function write(io: Io, dir: string, file: string, work: () => Promise<void>): Promise<void> {
   try {
     await work();
   } catch (error) {
@@ -63,7 +63,8 @@ async function write(dir: string, file: string, work: () => Promise<void>): Prom
     if (code === 'EEXIST') throw new UsageError(`option '--dir': ${path} exists already and is not overwritten`);
     if (code === 'ENOENT')
       throw new UsageError(`option '--dir': no CA in ${dir}: run 'kubebus ca init --dir ${dir}' first`);
+    if (code === 'ENOTDIR') throw new UsageError(`option '--dir': ${dir} is no folder`);
     throw new Error(`cannot write ${file} in ${dir}: ${message(error)}`);
   }
-  process.stdout.write(`${dir}/${file}.crt\n${dir}/${file}.key\n`);
+  io.out.write(`${dir}/${file}.crt\n${dir}/${file}.key\n`);
 }

@@ -2,22 +2,25 @@
 
 import { Command, InvalidArgumentError } from 'commander';
 import { KubeBusCloud } from '../../lib/index.js';
+import { AddressPool, parsePrefix } from '../../lib/l3/index.js';
 import { DEFAULT_PORT, tcpTransport } from '../../transports/tcp.js';
 import {
+  device,
   hostPort,
+  type Io,
   integer,
   list,
   logLevel,
   makeLogger,
+  message,
   name,
   prefix,
-  security,
-  stayAlive,
-  stopOnSignal,
-  type TlsFiles,
+  text,
   UsageError,
+  untilStopped,
 } from './common.js';
 import { serveStatus } from './status.js';
+import { cloudOf, dateProblem, security, type TlsFiles } from './tls-files.js';
 
 interface CloudFlags extends TlsFiles {
   readonly listen: { host: string; port: number };
@@ -25,23 +28,36 @@ interface CloudFlags extends TlsFiles {
   readonly tun?: readonly { tenant: string; device?: string }[];
   readonly state?: string;
   readonly mtu: number;
-  readonly name: string;
+  readonly name?: string;
   readonly statusSocket?: string;
   readonly logLevel: string;
 }
 
 function tenantPools(text: string): { tenant: string; pools: string[] } {
-  const [tenant = '', pools = ''] = text.split('=', 2);
-  if (pools === '') throw new InvalidArgumentError(`not tenant=pool,pool: ${text}`);
-  return { tenant: name(tenant), pools: pools.split(',').map(prefix) };
+  const [, tenant, list] = /^([^=]*)=([^=]+)$/.exec(text) ?? [];
+  if (tenant === undefined || list === undefined) throw new InvalidArgumentError(`not tenant=pool,pool: ${text}`);
+  const pools = list.split(',').map(prefix);
+  try {
+    // Refused here rather than at the start, so that the message names the option.
+    new AddressPool({ pools: pools.map(parsePrefix) });
+  } catch (error) {
+    throw new InvalidArgumentError(message(error));
+  }
+  return { tenant: name(tenant), pools };
 }
 
 function tenantTun(text: string): { tenant: string; device?: string } {
-  const [tenant = '', device] = text.split('=', 2);
-  return { tenant: name(tenant), ...(device === undefined ? {} : { device }) };
+  const at = text.indexOf('=');
+  if (at < 0) return { tenant: name(text) };
+  return { tenant: name(text.slice(0, at)), device: device(text.slice(at + 1)) };
 }
 
-export function cloudCommand(): Command {
+/** The first value that is there twice. */
+function twice(values: readonly string[]): string | undefined {
+  return values.find((value, i) => values.indexOf(value) < i);
+}
+
+export function cloudCommand(io: Io): Command {
   return new Command('cloud')
     .description('run KubeBus@Cloud: accept the nodes of one or more tenants and route between them')
     .option('--listen <host:port>', 'address to listen on', hostPort, { host: '0.0.0.0', port: DEFAULT_PORT })
@@ -50,27 +66,36 @@ export function cloudCommand(): Command {
       'a tenant and its edge pools, e.g. acme=10.80.0.0/16,fd80::/64 (repeatable)',
       list(tenantPools),
     )
-    .option('--cert <file>', 'certificate of the cloud (PEM)')
-    .option('--key <file>', 'its private key (PEM)')
-    .option('--ca <file>', 'certificate of the CA that signs the nodes (PEM)')
+    .option('--cert <file>', 'certificate of the cloud (PEM)', text)
+    .option('--key <file>', 'its private key (PEM)', text)
+    .option('--ca <file>', 'certificate of the CA that signs the nodes (PEM)', text)
     .option('--insecure', 'no encryption and no certificates: for closed networks and measurements only')
     .option(
       '--tun <tenant[=device]>',
       "put this host on the tenant's overlay (needs CAP_NET_ADMIN; repeatable)",
       list(tenantTun),
     )
-    .option('--state <dir>', 'folder for the address book')
+    .option('--state <dir>', 'folder for the address book', text)
     .option('--mtu <bytes>', 'largest IP packet of the overlays', integer(1280, 65_535), 1400)
-    .option('--name <name>', 'name of this cloud', name, 'cloud')
-    .option('--status-socket <path>', 'unix socket for `kubebus status`')
+    .option('--name <name>', 'name of this cloud (default: the one in its certificate)', name)
+    .option('--status-socket <path>', 'unix socket for `kubebus status`', text)
     .option('--log-level <level>', 'debug, info, warn, error or silent', logLevel, 'info')
     .option('--config <file>', 'YAML file with the same options (flags win)')
-    .action(run);
+    .action((flags: CloudFlags) => run(flags, io));
 }
 
-async function run(o: CloudFlags): Promise<void> {
+async function run(o: CloudFlags, io: Io): Promise<void> {
   if (o.tenant === undefined)
     throw new UsageError("option '--tenant' is missing: name at least one tenant and its pool");
+  const names = o.tenant.map((t) => t.tenant);
+  const again = twice(names);
+  if (again !== undefined)
+    throw new UsageError(`option '--tenant': ${again} is there twice: give all its pools at once`);
+  const tuns = (o.tun ?? []).map((t) => t.tenant);
+  const stranger = tuns.find((tenant) => !names.includes(tenant));
+  if (stranger !== undefined) throw new UsageError(`option '--tun': no '--tenant' named ${stranger}`);
+  const tunAgain = twice(tuns);
+  if (tunAgain !== undefined) throw new UsageError(`option '--tun': ${tunAgain} is there twice`);
   const tenants = Object.fromEntries(
     o.tenant.map(({ tenant, pools }) => {
       const tun = o.tun?.find((t) => t.tenant === tenant);
@@ -80,19 +105,28 @@ async function run(o: CloudFlags): Promise<void> {
       ];
     }),
   );
-  const stranger = o.tun?.find((t) => !(t.tenant in tenants));
-  if (stranger !== undefined) throw new UsageError(`option '--tun': no '--tenant' named ${stranger.tenant}`);
-  const logger = makeLogger(o.logLevel);
+  const { transport, certificate } = security(o);
+  const own = certificate === null ? 'cloud' : cloudOf(o.cert!, certificate);
+  if (certificate !== null && o.name !== undefined && o.name !== own)
+    throw new UsageError(`option '--name': the certificate names the cloud ${own}`);
+  const logger = makeLogger(o.logLevel, io.out);
+  const problem = certificate === null ? null : dateProblem(certificate);
+  if (problem !== null) logger.warn({ option: 'cert' }, problem);
   const cloud = await KubeBusCloud.start({
-    transports: [tcpTransport({ listen: o.listen, ...security(o) })],
+    transports: [tcpTransport({ listen: o.listen, ...transport })],
     tenants,
-    name: o.name,
+    name: o.name ?? own,
     mtu: o.mtu,
     logger,
     ...(o.state === undefined ? {} : { stateDir: o.state }),
   });
-  stopOnSignal(() => cloud.stop());
-  if (o.statusSocket !== undefined) await serveStatus(o.statusSocket, () => cloud.stats());
-  logger.info({ addresses: cloud.addresses, tenants: Object.keys(tenants) }, 'cloud up');
-  stayAlive();
+  try {
+    const status = o.statusSocket === undefined ? null : await serveStatus(o.statusSocket, () => cloud.stats());
+    logger.info({ addresses: cloud.addresses, tenants: names }, 'cloud up');
+    await untilStopped(io.stop);
+    status?.close();
+  } finally {
+    await cloud.stop();
+  }
+  logger.info({}, 'cloud stopped');
 }

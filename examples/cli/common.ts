@@ -1,28 +1,50 @@
-// What the commands share: errors with an exit code, option parsers, the log, clean stops.
+// What the commands share: errors with an exit code, option parsers, the log, running until told to stop.
 
-import { readFileSync } from 'node:fs';
+import { once } from 'node:events';
+import { isIP } from 'node:net';
 import { InvalidArgumentError } from 'commander';
 import { pino } from 'pino';
 import { KubeBusError } from '../../lib/core/index.js';
 import { isName } from '../../lib/l2/index.js';
-import { parsePrefix } from '../../lib/l3/index.js';
+import { formatPrefix, parsePrefix } from '../../lib/l3/index.js';
 import { parseHostPort } from '../../transports/tcp.js';
+
+/** What a command has of the process that it runs in. */
+export interface Io {
+  readonly out: NodeJS.WritableStream;
+  readonly err: NodeJS.WritableStream;
+  /** Aborted: stop in order. */
+  readonly stop: AbortSignal;
+}
 
 /** A mistake in the command line or configuration: one line on stderr, exit code 2. */
 export class UsageError extends Error {}
 
+/** A prefix with its length, and without host bits: 10.80.0.1/16 is more likely a slip than a wish for 10.80.0.0/16. */
 export function prefix(text: string): string {
+  let clean: string;
   try {
-    parsePrefix(text);
+    if (!text.includes('/')) throw new Error('no length');
+    clean = formatPrefix(parsePrefix(text));
   } catch {
     throw new InvalidArgumentError(`not a prefix such as 10.80.0.0/16: ${text}`);
   }
-  return text;
+  if (formatPrefix({ ...parsePrefix(text.split('/')[0]!), length: parsePrefix(text).length }) !== clean) {
+    throw new InvalidArgumentError(`${text} has bits set behind its length: ${clean}?`);
+  }
+  return clean;
 }
 
 export function name(text: string): string {
   if (!isName(text)) throw new InvalidArgumentError(`not a name (lower-case letters, digits and '-'): ${text}`);
   return text;
+}
+
+/** A host as it stands in certificates: a DNS name or an IP address. */
+export function host(text: string): string {
+  const label = '[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?';
+  if (isIP(text) !== 0 || (text.length <= 253 && new RegExp(`^${label}(\\.${label})*$`, 'i').test(text))) return text;
+  throw new InvalidArgumentError(`not a host name or IP address: ${text}`);
 }
 
 export function integer(min: number, max: number) {
@@ -35,9 +57,31 @@ export function integer(min: number, max: number) {
   };
 }
 
+/** A text that must not be empty: a path, mostly. */
+export function text(value: string): string {
+  if (value === '') throw new InvalidArgumentError('it is empty');
+  return value;
+}
+
+/** The name of a network device. */
+export function device(value: string): string {
+  if (!/^[^\s/:]{1,15}$/.test(value) || value === '.' || value === '..') {
+    throw new InvalidArgumentError(`not a device name of at most 15 characters: ${value}`);
+  }
+  return value;
+}
+
+const repeatable = new WeakSet<object>();
+
 /** For options that may be given more than once. */
 export function list<T>(parse: (text: string) => T) {
-  return (text: string, before: readonly T[] | undefined): T[] => [...(before ?? []), parse(text)];
+  const parser = (text: string, before: readonly T[] | undefined): T[] => [...(before ?? []), parse(text)];
+  repeatable.add(parser);
+  return parser;
+}
+
+export function isList(parser: unknown): boolean {
+  return typeof parser === 'function' && repeatable.has(parser);
 }
 
 export function cloudAddress(text: string): string {
@@ -51,7 +95,9 @@ export function cloudAddress(text: string): string {
 
 export function hostPort(text: string): { host: string; port: number } {
   const match = /^(?:\[([^\]]+)\]|([^:]*)):(\d{1,5})$/.exec(text);
-  if (match === null || Number(match[3]) > 65_535) throw new InvalidArgumentError(`not host:port: ${text}`);
+  if (match === null || Number(match[3]) > 65_535 || (match[1] !== undefined && isIP(match[1]) !== 6)) {
+    throw new InvalidArgumentError(`not host:port such as 0.0.0.0:7443 or [::]:7443: ${text}`);
+  }
   return { host: match[1] ?? (match[2] || '0.0.0.0'), port: Number(match[3]) };
 }
 
@@ -62,58 +108,17 @@ export function logLevel(text: string): string {
   return text;
 }
 
-export interface TlsFiles {
-  readonly cert?: string;
-  readonly key?: string;
-  readonly ca?: string;
-  readonly insecure?: boolean;
+export function makeLogger(level: string, out: NodeJS.WritableStream) {
+  const options = { level, base: null, timestamp: pino.stdTimeFunctions.isoTime };
+  // Straight to the descriptor, at once: nothing is lost when the process ends.
+  return out === process.stdout ? pino(options) : pino(options, out);
 }
 
-/** The transport's security from --cert, --key, --ca or --insecure. */
-export function security(o: TlsFiles): { insecure: true } | { tls: { cert: string; key: string; ca: string } } {
-  if (o.insecure === true) {
-    const given = (['cert', 'key', 'ca'] as const).find((option) => o[option] !== undefined);
-    if (given !== undefined) throw new UsageError(`option '--${given}' makes no sense with '--insecure'`);
-    return { insecure: true };
-  }
-  const read = (option: 'cert' | 'key' | 'ca'): string => {
-    const path = o[option];
-    if (path === undefined)
-      throw new UsageError(`option '--${option}' is missing (or say '--insecure' to go without encryption)`);
-    try {
-      return readFileSync(path, 'utf8');
-    } catch (error) {
-      throw new UsageError(`option '--${option}': cannot read ${path}: ${(error as NodeJS.ErrnoException).code}`);
-    }
-  };
-  return { tls: { cert: read('cert'), key: read('key'), ca: read('ca') } };
-}
-
-export function makeLogger(level: string) {
-  return pino({ level, base: null, timestamp: pino.stdTimeFunctions.isoTime });
-}
-
-/** Stops once on SIGINT or SIGTERM and exits 0; a second signal exits at once. */
-export function stopOnSignal(stop: () => Promise<void>): void {
-  let stopping = false;
-  for (const signal of ['SIGINT', 'SIGTERM'] as const) {
-    process.on(signal, () => {
-      if (stopping) process.exit(1);
-      stopping = true;
-      stop().then(
-        () => process.exit(0),
-        (error: unknown) => {
-          process.stderr.write(`kubebus: ${message(error)}\n`);
-          process.exit(1);
-        },
-      );
-    });
-  }
-}
-
-/** Keeps the process alive: links and timers alone do not. */
-export function stayAlive(): void {
-  setInterval(() => {}, 0x7fffffff);
+/** Until told to stop. Links and timers alone do not keep a process alive: this does. */
+export async function untilStopped(stop: AbortSignal): Promise<void> {
+  const alive = setInterval(() => {}, 0x7fffffff);
+  if (!stop.aborted) await once(stop, 'abort');
+  clearInterval(alive);
 }
 
 export function message(error: unknown): string {

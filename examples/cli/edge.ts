@@ -1,27 +1,26 @@
 // `kubebus edge` and `kubebus router`: the same node; a router advertises what lies behind it.
 
-import { X509Certificate } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { Command, InvalidArgumentError } from 'commander';
 import { type Advertisement, KubeBusNode } from '../../lib/index.js';
-import { nodeIdentity } from '../../transports/identity.js';
 import { tcpTransport } from '../../transports/tcp.js';
 import {
   cloudAddress,
+  device,
+  type Io,
   integer,
   list,
   logLevel,
   makeLogger,
   name,
   prefix,
-  security,
-  stayAlive,
-  stopOnSignal,
-  type TlsFiles,
+  text,
   UsageError,
+  untilStopped,
 } from './common.js';
 import { startSnat } from './snat.js';
 import { serveStatus } from './status.js';
+import { dateProblem, nodeOf, type Security, security, type TlsFiles } from './tls-files.js';
 
 interface NodeFlags extends TlsFiles {
   readonly cloud?: readonly string[];
@@ -41,10 +40,11 @@ function advertisement(text: string): Advertisement {
   const match = /^(.+\/\d+)(?::(vm|container))?(?:@(\d+))?$/.exec(text);
   if (match === null) throw new InvalidArgumentError(`not prefix[:vm|container][@metric]: ${text}`);
   const kind = match[2] === 'container' ? 'container' : 'vm';
-  return { prefix: prefix(match[1]!), kind, ...(match[3] === undefined ? {} : { metric: Number(match[3]) }) };
+  const metric = match[3] === undefined ? {} : { metric: integer(0, 65_535)(match[3]) };
+  return { prefix: prefix(match[1]!), kind, ...metric };
 }
 
-export function nodeCommand(kind: 'edge' | 'router'): Command {
+export function nodeCommand(kind: 'edge' | 'router', io: Io): Command {
   const command = new Command(kind)
     .description(
       kind === 'edge'
@@ -52,98 +52,115 @@ export function nodeCommand(kind: 'edge' | 'router'): Command {
         : 'run the virtual router of a VM subnet: a node that advertises the VM and container subnets behind it',
     )
     .option('--cloud <address>', 'where the cloud is, e.g. kubebus://hub.example:7443 (repeatable)', list(cloudAddress))
-    .option('--cert <file>', 'certificate of this node (PEM)')
-    .option('--key <file>', 'its private key (PEM)')
-    .option('--ca <file>', 'certificate of the CA that signs the cloud (PEM)')
+    .option('--cert <file>', 'certificate of this node (PEM)', text)
+    .option('--key <file>', 'its private key (PEM)', text)
+    .option('--ca <file>', 'certificate of the CA that signs the cloud (PEM)', text)
     .option('--insecure', 'no encryption and no certificates; needs --tenant and --node')
     .option('--tenant <name>', 'tenant of this node (with --insecure)', name)
     .option('--node <name>', 'name of this node (with --insecure)', name)
-    .option('--tun [device]', 'put this host on the overlay (needs CAP_NET_ADMIN)')
+    .option('--tun [device]', 'put this host on the overlay (needs CAP_NET_ADMIN)', device)
     .option('--connections <n>', 'connections of the link', integer(1, 64), 1)
     .option(
       '--advertise <prefix[:kind][@metric]>',
       'a subnet behind this node, e.g. 10.1.0.0/24:vm (repeatable)',
       list(advertisement),
     )
-    .option('--state <dir>', 'folder where the node remembers its addresses')
+    .option('--state <dir>', 'folder where the node remembers its addresses', text)
     .option('--mtu <bytes>', 'largest IP packet', integer(1280, 65_535), 1400)
-    .option('--status-socket <path>', 'unix socket for `kubebus status`')
+    .option('--status-socket <path>', 'unix socket for `kubebus status`', text)
     .option('--log-level <level>', 'debug, info, warn, error or silent', logLevel, 'info')
     .option('--config <file>', 'YAML file with the same options (flags win)')
-    .action((flags: NodeFlags) => run(kind, flags));
+    .action((flags: NodeFlags) => run(kind, flags, io));
   if (kind === 'router')
     command.option('--snat', "translate sources to this host's address towards the advertised subnets");
   return command;
 }
 
 /** Who we are: in the certificate, or on the command line where there is none. */
-function identity(o: NodeFlags): { tenant: string; node: string } {
-  if (o.insecure === true) {
+function identity(o: NodeFlags, certificate: Security['certificate']): { tenant: string; node: string } {
+  if (certificate === null) {
     const missing = (['tenant', 'node'] as const).find((option) => o[option] === undefined);
     if (missing !== undefined)
       throw new UsageError(`option '--${missing}' is missing: with '--insecure' no certificate names it`);
     return { tenant: o.tenant!, node: o.node! };
   }
-  const { cert } = (security(o) as { tls: { cert: string } }).tls;
-  let found: ReturnType<typeof nodeIdentity>;
-  try {
-    const { subjectAltName, validTo } = new X509Certificate(cert);
-    found = nodeIdentity({ subjectaltname: subjectAltName, valid_to: validTo });
-  } catch {
-    throw new UsageError(`option '--cert': ${o.cert} is no certificate (PEM)`);
-  }
-  if (found === null) throw new UsageError(`option '--cert': ${o.cert} names no node (made with 'kubebus ca node'?)`);
+  const found = nodeOf(o.cert!, certificate);
   for (const option of ['tenant', 'node'] as const) {
     if (o[option] !== undefined && o[option] !== found[option]) {
       throw new UsageError(`option '--${option}': the certificate is for ${found.tenant}/${found.node}`);
     }
   }
-  return found;
+  return { tenant: found.tenant, node: found.node };
 }
 
-async function run(kind: 'edge' | 'router', o: NodeFlags): Promise<void> {
+async function run(kind: 'edge' | 'router', o: NodeFlags, io: Io): Promise<void> {
   if (o.cloud === undefined)
     throw new UsageError("option '--cloud' is missing: the address of the cloud, kubebus://host:port");
-  const { tenant, node } = identity(o);
+  const { transport, certificate } = security(o);
+  const { tenant, node } = identity(o, certificate);
+  const advertise = o.advertise ?? [];
+  const again = advertise.find((a, i) => advertise.findIndex((b) => b.prefix === a.prefix) < i);
+  if (again !== undefined) throw new UsageError(`option '--advertise': ${again.prefix} is there twice`);
   if (kind === 'router') {
-    if (o.advertise === undefined)
+    if (advertise.length === 0)
       throw new UsageError("option '--advertise' is missing: a router needs the subnets behind it");
     if (o.snat && !o.tun) throw new UsageError("option '--snat' needs '--tun'");
   }
-  const logger = makeLogger(o.logLevel);
-  const abort = new AbortController();
-  let stop = async () => abort.abort();
-  stopOnSignal(() => stop());
-  const running = await KubeBusNode.join({
-    cloud: o.cloud,
-    transport: tcpTransport(security(o)),
-    tenant,
-    node,
-    connections: o.connections,
-    advertise: o.advertise ?? [],
-    tun: typeof o.tun === 'string' ? { name: o.tun } : o.tun === true,
-    mtu: o.mtu,
-    logger,
-    signal: abort.signal,
-    ...(o.state === undefined ? {} : { stateDir: o.state }),
-  });
-  stop = () => running.stop();
-  if (kind === 'router') {
-    if (o.tun) warnWithoutForwarding(o.advertise!, (text) => logger.warn({}, text));
-    if (o.snat) {
-      const prefixes = o.advertise!.map((a) => a.prefix);
-      const snat = await startSnat(running.device!, prefixes, (reason) =>
-        logger.error({}, `source NAT is gone: ${reason}`),
-      );
-      stop = () => {
-        snat.stop();
-        return running.stop();
-      };
+  // From here on: while nothing is connected, nothing else keeps the process alive.
+  const stopped = untilStopped(io.stop);
+  const logger = makeLogger(o.logLevel, io.out);
+  const problem = certificate === null ? null : dateProblem(certificate);
+  if (problem !== null) logger.warn({ option: 'cert' }, problem);
+  let running: KubeBusNode | null = null;
+  // Undone from the last to the first, however this ends.
+  const ends: (() => unknown)[] = [];
+  try {
+    // Before joining: the state of a node that cannot reach its cloud is asked for most.
+    if (o.statusSocket !== undefined) {
+      const status = await serveStatus(o.statusSocket, () => running?.stats() ?? { tenant, node, state: 'connecting' });
+      ends.push(() => status.close());
     }
+    running = await KubeBusNode.join({
+      cloud: o.cloud,
+      transport: tcpTransport(transport),
+      tenant,
+      node,
+      connections: o.connections,
+      advertise,
+      tun: typeof o.tun === 'string' ? { name: o.tun } : o.tun === true,
+      mtu: o.mtu,
+      logger,
+      signal: io.stop,
+      ...(o.state === undefined ? {} : { stateDir: o.state }),
+    });
+    const joined = running;
+    ends.push(() => joined.stop());
+    if (kind === 'router' && o.tun) {
+      warnWithoutForwarding(advertise, (text) => logger.warn({}, text));
+      if (o.snat) {
+        const prefixes = advertise.map((a) => a.prefix);
+        const lost = (reason: string) => logger.error({}, `source NAT is gone: ${reason}`);
+        const snat = await startSnat(joined.device!, prefixes, lost);
+        ends.push(() => snat.stop());
+      }
+    }
+    logger.info({ tenant, node, addresses: joined.addresses, device: joined.device }, `${kind} up`);
+    await Promise.race([stopped, sentAway(joined)]);
+  } catch (error) {
+    if (!io.stop.aborted) throw error;
+  } finally {
+    for (const end of ends.reverse()) await end();
   }
-  if (o.statusSocket !== undefined) await serveStatus(o.statusSocket, () => running.stats());
-  logger.info({ tenant, node, addresses: running.addresses, device: running.device }, `${kind} up`);
-  stayAlive();
+  logger.info({}, `${kind} stopped`);
+}
+
+/** Rejects when the cloud says that this node need not come again. */
+function sentAway(running: KubeBusNode): Promise<never> {
+  return new Promise((_, reject) => {
+    running.on('down', (reason) => {
+      if (running.link.state === 'closed' && reason?.side === 'remote') reject(reason);
+    });
+  });
 }
 
 function warnWithoutForwarding(advertise: readonly Advertisement[], warn: (text: string) => void): void {

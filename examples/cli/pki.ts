@@ -102,7 +102,12 @@ export async function save(dir: string, name: string, issued: Issued): Promise<v
 }
 
 export async function loadAuthority(dir: string): Promise<Authority> {
-  return openAuthority(await readFile(join(dir, 'ca.crt'), 'utf8'), await readFile(join(dir, 'ca.key'), 'utf8'));
+  const [cert, key] = await Promise.all(['ca.crt', 'ca.key'].map((file) => readFile(join(dir, file), 'utf8')));
+  try {
+    return await openAuthority(cert!, key!);
+  } catch (cause) {
+    throw new Error('ca.crt or ca.key is damaged', { cause });
+  }
 }
 
 function serial(): string {

@@ -1,32 +1,65 @@
 // The status socket: one JSON document per connection, for `kubebus status` and for monitoring.
 
 import { once } from 'node:events';
-import { chmod, rm } from 'node:fs/promises';
+import { lstat, rm } from 'node:fs/promises';
 import { connect, createServer, type Server } from 'node:net';
-import { UsageError } from './common.js';
+import { Command } from 'commander';
+import { type Io, text, UsageError } from './common.js';
 
-/** Serves `stats` on a unix socket with mode 0600. */
+/** Readers at once; a document may be large, and who does not read it must not fill our memory. */
+const MAX_READERS = 8;
+const READ_TIMEOUT_MS = 5_000;
+
+export function statusCommand(io: Io): Command {
+  return new Command('status')
+    .description('show the state of a running cloud, edge or router as JSON')
+    .requiredOption('--socket <path>', 'its --status-socket', text)
+    .action(async ({ socket }: { socket: string }) => {
+      io.out.write(`${JSON.stringify(await readStatus(socket), null, 2)}\n`);
+    });
+}
+
+/** Serves `stats` on a unix socket with mode 0600; closing the server removes the socket. */
 export async function serveStatus(path: string, stats: () => unknown): Promise<Server> {
+  const wrong = (what: string) => new UsageError(`option '--status-socket': ${path} ${what}`);
   // What a killed process left behind must not keep its successor from starting; a living one's must.
-  if (await answers(path)) throw new UsageError(`option '--status-socket': ${path} is in use`);
-  await rm(path, { force: true });
+  if (await answers(path)) throw wrong('is in use by another process');
+  const there = await lstat(path).catch(() => null);
+  if (there !== null && !there.isSocket()) throw wrong('is there already and is no socket');
+  if (there !== null) await rm(path, { force: true }).catch(() => {});
   const server = createServer((socket) => {
     socket.on('error', () => {});
+    socket.setTimeout(READ_TIMEOUT_MS, () => socket.destroy());
     socket.end(`${JSON.stringify(stats())}\n`);
   });
+  server.maxConnections = MAX_READERS;
+  // The socket is made inside listen(): for this user alone from its first instant.
+  const mask = process.umask(0o177);
   server.listen(path);
-  await once(server, 'listening');
-  await chmod(path, 0o600);
+  process.umask(mask);
+  try {
+    await once(server, 'listening');
+  } catch (error) {
+    throw wrong(`cannot be made: ${(error as NodeJS.ErrnoException).code}`);
+  }
   server.unref();
   return server;
 }
 
 /** Reads the document from the socket at `path`. */
-export async function readStatus(path: string): Promise<string> {
+export async function readStatus(path: string): Promise<unknown> {
   const socket = connect(path).setEncoding('utf8');
-  let text = '';
-  for await (const chunk of socket) text += chunk;
-  return text;
+  socket.setTimeout(READ_TIMEOUT_MS, () => socket.destroy(new Error(`no answer within ${READ_TIMEOUT_MS / 1000} s`)));
+  let document = '';
+  try {
+    for await (const chunk of socket) document += chunk;
+    return JSON.parse(document);
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException;
+    const gone = code === 'ENOENT' || code === 'ECONNREFUSED' || code === 'ENOTSOCK';
+    const why = gone ? `no kubebus process serves it (${code}): start one with --status-socket` : (code ?? message);
+    throw new Error(`option '--socket': ${path}: ${why}`);
+  }
 }
 
 function answers(path: string): Promise<boolean> {

@@ -1,0 +1,97 @@
+// --cert, --key, --ca and --insecure: read and checked before anything starts, so that a wrong file is named as such.
+
+import { createPrivateKey, type KeyObject, X509Certificate } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import { cloudIdentity, nodeIdentity } from '../../transports/identity.js';
+import { UsageError } from './common.js';
+
+export interface TlsFiles {
+  readonly cert?: string;
+  readonly key?: string;
+  readonly ca?: string;
+  readonly insecure?: boolean;
+}
+
+export interface Security {
+  /** For the transport. */
+  readonly transport: { insecure: true } | { tls: { cert: string; key: string; ca: string } };
+  /** Our own; null with --insecure. */
+  readonly certificate: X509Certificate | null;
+}
+
+/** Throws UsageError, which names the option and the file. */
+export function security(o: TlsFiles): Security {
+  if (o.insecure === true) {
+    const given = (['cert', 'key', 'ca'] as const).find((option) => o[option] !== undefined);
+    if (given !== undefined) throw new UsageError(`option '--${given}' makes no sense with '--insecure'`);
+    return { transport: { insecure: true }, certificate: null };
+  }
+  const [cert, key, ca] = [read(o, 'cert'), read(o, 'key'), read(o, 'ca')];
+  const certificate = parseCertificate('cert', o.cert!, cert);
+  if (!certificate.checkPrivateKey(parseKey(o.key!, key))) {
+    throw new UsageError(`option '--key': ${o.key} is not the key of the certificate ${o.cert}`);
+  }
+  const authority = parseCertificate('ca', o.ca!, ca);
+  if (!authority.ca && authority.subject !== authority.issuer) {
+    throw new UsageError(`option '--ca': ${o.ca} is not the certificate of a CA`);
+  }
+  return { transport: { tls: { cert, key, ca } }, certificate };
+}
+
+/** The node that the certificate names. */
+export function nodeOf(file: string, certificate: X509Certificate): { tenant: string; node: string } {
+  const found = nodeIdentity(fields(certificate));
+  if (found === null) throw new UsageError(`option '--cert': ${file} names no node (made with 'kubebus ca node'?)`);
+  return found;
+}
+
+/** The name of the cloud in the certificate. */
+export function cloudOf(file: string, certificate: X509Certificate): string {
+  const found = cloudIdentity(fields(certificate));
+  if (found === null) throw new UsageError(`option '--cert': ${file} names no cloud (made with 'kubebus ca cloud'?)`);
+  return found.node;
+}
+
+/** What is wrong with the time of the certificate, or null. A warning only: it may as well be this host's clock that is wrong. */
+export function dateProblem({ validFrom, validTo }: X509Certificate, now = Date.now()): string | null {
+  if (now > Date.parse(validTo)) return `this certificate expired on ${validTo}: the other side will refuse it`;
+  if (now < Date.parse(validFrom)) {
+    return `this certificate is not valid before ${validFrom}: check this host's clock (${new Date(now).toISOString()})`;
+  }
+  return null;
+}
+
+function fields(certificate: X509Certificate) {
+  return { subjectaltname: certificate.subjectAltName, valid_to: certificate.validTo };
+}
+
+function read(o: TlsFiles, option: 'cert' | 'key' | 'ca'): string {
+  const path = o[option];
+  if (path === undefined) {
+    throw new UsageError(`option '--${option}' is missing (or say '--insecure' to go without encryption)`);
+  }
+  try {
+    return readFileSync(path, 'utf8');
+  } catch (error) {
+    throw new UsageError(`option '--${option}': cannot read ${path}: ${(error as NodeJS.ErrnoException).code}`);
+  }
+}
+
+function parseCertificate(option: string, path: string, pem: string): X509Certificate {
+  try {
+    return new X509Certificate(pem);
+  } catch {
+    throw new UsageError(`option '--${option}': ${path} holds no certificate (PEM)`);
+  }
+}
+
+function parseKey(path: string, pem: string): KeyObject {
+  try {
+    return createPrivateKey(pem);
+  } catch (error) {
+    const locked = (error as NodeJS.ErrnoException).code === 'ERR_MISSING_PASSPHRASE';
+    throw new UsageError(
+      `option '--key': ${path} ${locked ? 'is locked by a passphrase: keep it without' : 'holds no private key (PEM)'}`,
+    );
+  }
+}
