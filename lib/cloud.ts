@@ -43,7 +43,7 @@ import {
   type TunOptions,
   type Vrf,
 } from './l3/index.js';
-import type { RouteInfo } from './node.js';
+import { checkMtu, type RouteInfo } from './node.js';
 
 export interface TenantOptions {
   /** Edge pools, IPv4 and IPv6: '10.80.0.0/16', 'fd80::/64'. */
@@ -71,6 +71,8 @@ export interface CloudOptions {
   readonly stateDir?: string;
   /** Largest IP packet of the overlays. **Default:** 1400. */
   readonly mtu?: number;
+  /** How long the routes of a node whose link went down stay announced. Milliseconds. **Default:** 15000. */
+  readonly holdMs?: number;
   /** On plain (insecure) transports nodes may originate any prefix. **Default:** true. */
   readonly openPrefixesWhenInsecure?: boolean;
   readonly logger?: Logger;
@@ -104,11 +106,16 @@ export class KubeBusCloud {
   private readonly tenants = new Map<string, Tenant>();
   private acceptor!: LinkAcceptor;
   private stopped = false;
+  /** The address book as it was found: tenants that are not served now keep their part of it. */
+  private readonly record: Record<string, unknown>;
   private readonly hold = new Hold();
 
   /** Throws ERR_INVALID_ARGUMENT, ERR_ADDRESS, ERR_STATE, ERR_CONNECT (cannot listen) or ERR_TUN_*. */
   static async start(options: CloudOptions): Promise<KubeBusCloud> {
     const { clock = systemClock, logger = silentLogger, stateDir } = options;
+    checkMtu(options.mtu);
+    if (options.transports.length === 0)
+      throw new KubeBusError('ERR_INVALID_ARGUMENT', 'transports must name at least one');
     const state =
       stateDir === undefined ? null : await StateFile.open({ path: join(stateDir, 'addresses.json'), clock, logger });
     const cloud = new KubeBusCloud(options, state);
@@ -126,13 +133,13 @@ export class KubeBusCloud {
     private readonly state: StateFile | null,
   ) {
     const record = state?.initial ?? {};
+    if (typeof record !== 'object' || Array.isArray(record))
+      throw new KubeBusError('ERR_STATE', `damaged (restore it, or move it away to start anew): ${state?.path}`);
+    this.record = record as Record<string, unknown>;
     for (const [name, tenant] of Object.entries(options.tenants)) {
       if (!isName(name))
         throw new KubeBusError('ERR_INVALID_ARGUMENT', `the name of a tenant is a DNS label, not ${name}`);
-      this.tenants.set(
-        name,
-        new Tenant(name, tenant, options, this.router, (record as Record<string, unknown>)[name], () => this.save()),
-      );
+      this.tenants.set(name, new Tenant(name, tenant, options, this.router, this.record[name], () => this.save()));
     }
     this.hold.ref();
   }
@@ -156,14 +163,22 @@ export class KubeBusCloud {
     return this.tenants.get(tenant)?.tun?.name ?? null;
   }
 
+  /** Forgets a node that is gone for good: its addresses become free. False while it is connected, or where it is not known. */
+  forget(tenant: string, node: string): boolean {
+    return this.tenants.get(tenant)?.forget(node) ?? false;
+  }
+
   /** Says goodbye to every node, saves the address book, removes devices. `retryAfterMs`: when nodes are to come back. */
   async stop(message = 'the cloud stops', retryAfterMs = 0): Promise<void> {
     if (this.stopped) return;
     this.stopped = true;
-    await this.acceptor?.close(new KubeBusError('ERR_PEER_GOODBYE', message), retryAfterMs);
-    for (const tenant of this.tenants.values()) tenant.stop();
-    await this.state?.flush();
-    this.hold.unref();
+    try {
+      await this.acceptor?.close(new KubeBusError('ERR_PEER_GOODBYE', message), retryAfterMs);
+      for (const tenant of this.tenants.values()) tenant.stop();
+      await this.state?.flush();
+    } finally {
+      this.hold.unref();
+    }
   }
 
   private async listen(): Promise<void> {
@@ -197,9 +212,10 @@ export class KubeBusCloud {
   }
 
   private save(): void {
-    this.state?.save(() =>
-      Object.fromEntries([...this.tenants].map(([name, tenant]) => [name, tenant.pool.snapshot()])),
-    );
+    this.state?.save(() => ({
+      ...this.record,
+      ...Object.fromEntries([...this.tenants].map(([name, tenant]) => [name, tenant.pool.snapshot()])),
+    }));
   }
 }
 
@@ -226,7 +242,12 @@ class Tenant {
     this.logger = logger;
     const nodes = Object.entries(options.nodes ?? {});
     const reservations = Object.fromEntries(nodes.map(([node, o]) => [node, (o.address ?? []).map(parseAddress)]));
-    this.pool = new AddressPool({ pools: options.pools.map(parsePrefix), reservations });
+    const maxNodes = cloud.controlLimits?.nodesPerTenant;
+    this.pool = new AddressPool({
+      pools: options.pools.map(parsePrefix),
+      reservations,
+      ...(maxNodes === undefined ? {} : { maxNodes }),
+    });
     if (record !== undefined) {
       const changed = this.pool.restore(record);
       if (changed.length > 0)
@@ -241,6 +262,7 @@ class Tenant {
       mtu,
       onRecord,
       logger,
+      ...(cloud.holdMs === undefined ? {} : { holdMs: cloud.holdMs }),
       ...(cloud.controlLimits === undefined ? {} : { limits: cloud.controlLimits }),
     });
     this.deadline = new DeadlineTimer(clock, this.control);
@@ -340,6 +362,12 @@ class Tenant {
       })),
       ...(this.tun === null ? {} : { device: this.tun.name, tun: this.tun.stats() }),
     };
+  }
+
+  forget(node: string): boolean {
+    const had = this.control.forget(node);
+    this.deadline.update();
+    return had;
   }
 
   stop(): void {

@@ -13,14 +13,16 @@ import {
   systemClock,
   systemRandom,
 } from './core/index.js';
-import { dialLink, type Link, type LinkOptions, type Transport } from './l2/index.js';
+import { dialLink, isName, type Link, type LinkOptions, type Transport } from './l2/index.js';
 import {
   attachLink,
+  type ControlLimits,
   changeDevice,
   configureDevice,
   DEFAULT_METRIC,
   formatAddress,
   formatPrefix,
+  isAddress,
   NodeControl,
   openTun,
   PingDriver,
@@ -70,6 +72,8 @@ export interface NodeOptions {
   /** How join() waits for the first assignment; abort it to give up. **Default:** for ever, over retries. */
   readonly signal?: AbortSignal;
   readonly link?: LinkOptions;
+  /** What is taken from the cloud. */
+  readonly controlLimits?: Partial<ControlLimits>;
 }
 
 export interface RouteInfo {
@@ -118,6 +122,8 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
   private netValue: Net | null = null;
   private assigned = false;
   private stopped = false;
+  /** Why the link was down when it was last said. */
+  private lastReason = '';
   /** Until `stop`, also while the link is down and waits for its next try. */
   private readonly hold = new Hold();
 
@@ -127,8 +133,9 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
    */
   static async join(options: NodeOptions): Promise<KubeBusNode> {
     const { clock = systemClock, logger = silentLogger, stateDir, signal } = options;
+    checkOptions(options);
     const path = stateDir === undefined ? null : join(stateDir, `node-${options.tenant}-${options.node}.json`);
-    const state = path === null ? null : await StateFile.open({ path, clock, logger });
+    const state = path === null ? null : await StateFile.open({ path, clock, logger, damaged: 'setAside' });
     const node = new KubeBusNode(options, state);
     try {
       await node.ready(signal);
@@ -191,6 +198,7 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
       ...(host === null ? {} : { host }),
       advertise,
       remembered: rememberedAddresses(state),
+      ...(options.controlLimits === undefined ? {} : { limits: options.controlLimits }),
       events: {
         onAddresses: ({ added, removed, all }) => {
           const texts = all.map(formatAddress);
@@ -355,6 +363,7 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
       // Another connection of a link that is up already changes nothing here.
       if (this.assigned) return;
       this.assigned = true;
+      this.lastReason = '';
       this.logger.info({ cloud: this.link.peer.node, mtu: this.link.mtu }, 'link up');
       this.control.linkUp((message) => this.link.sendControl(message));
       this.emit('up');
@@ -367,10 +376,14 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
     }
     if (state === 'closed') this.hold.unref();
     if (reason === undefined || this.stopped) return;
-    if (REFUSALS.has(reason.code)) {
-      this.logger.error({ code: reason.code, side: reason.side }, `refused: ${reason.message}`);
-      this.emit('refused', reason);
-    } else this.logger.warn({ code: reason.code, side: reason.side }, `link down: ${reason.message}`);
+    const refused = REFUSALS.has(reason.code);
+    // A cloud that is away for a night is one line, not one for every attempt.
+    if (this.lastReason !== reason.message) {
+      this.lastReason = reason.message;
+      const text = `${refused ? 'refused' : 'link down'}: ${reason.message}${state === 'closed' ? '' : ' (will go on trying)'}`;
+      this.logger[refused ? 'error' : 'warn']({ code: reason.code, side: reason.side }, text);
+    }
+    if (refused) this.emit('refused', reason);
   }
 
   private ready(signal?: AbortSignal): Promise<void> {
@@ -407,10 +420,30 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
   }
 }
 
+/** Throws ERR_INVALID_ARGUMENT, before anything is opened. */
+function checkOptions({ tenant, node, mtu, cloud, connections = 1 }: NodeOptions): void {
+  const wrong = (what: string) => new KubeBusError('ERR_INVALID_ARGUMENT', what);
+  for (const [option, value] of Object.entries({ tenant, node })) {
+    if (!isName(value))
+      throw wrong(`${option} must be a DNS label (lower-case letters, digits and '-'), not '${value}'`);
+  }
+  if (cloud.length === 0) throw wrong('cloud must name at least one address');
+  if (!Number.isInteger(connections) || connections < 1 || connections > 64)
+    throw wrong(`connections must be 1 to 64, not ${connections}`);
+  checkMtu(mtu);
+}
+
+/** RFC 8200 §5 is the lower bound: the overlay carries IPv6. */
+export function checkMtu(mtu = 1400): void {
+  if (!Number.isInteger(mtu) || mtu < 1280 || mtu > 65_535)
+    throw new KubeBusError('ERR_INVALID_ARGUMENT', `mtu must be 1280 to 65535, not ${mtu}`);
+}
+
+/** A wish only: the cloud's record decides. So what cannot be read is left out. */
 function rememberedAddresses(state: StateFile | null): Uint8Array[] {
   const addresses = (state?.initial as { addresses?: unknown } | null)?.addresses;
   if (!Array.isArray(addresses)) return [];
-  return addresses.filter((a): a is string => typeof a === 'string').map(parseAddress);
+  return addresses.filter((a): a is string => typeof a === 'string' && isAddress(a)).map(parseAddress);
 }
 
 /** What the host's kernel was told of the overlay; changes go through one queue, in order. */

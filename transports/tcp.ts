@@ -42,7 +42,7 @@ const NOBODY: PeerIdentity = {
 
 /** host and port of `kubebus://host:port`, also without scheme or port. Throws ERR_INVALID_ARGUMENT. */
 export function parseHostPort(address: string): { host: string; port: number } {
-  const url = URL.canParse(address) && address.includes('://') ? address : `kubebus://${address}`;
+  const url = address.includes('://') ? address : `kubebus://${address}`;
   if (!URL.canParse(url)) throw new KubeBusError('ERR_INVALID_ARGUMENT', `not an address of a cloud: ${address}`);
   const { hostname, port, protocol } = new URL(url);
   if (protocol !== 'kubebus:' || hostname === '') {
@@ -176,7 +176,7 @@ async function listen(options: TcpOptions, handler: AcceptHandler): Promise<List
   }
   await new Promise<void>((resolve, reject) => {
     server.once('error', (cause) =>
-      reject(new KubeBusError('ERR_CONNECT', `cannot listen on ${host}:${port}: ${cause.message}`, { cause })),
+      reject(new KubeBusError('ERR_CONNECT', `cannot listen on ${host}:${port}: ${explainListen(cause)}`, { cause })),
     );
     server.listen({ host, port }, () => resolve());
   });
@@ -195,6 +195,15 @@ async function listen(options: TcpOptions, handler: AcceptHandler): Promise<List
         server.once('close', () => clearTimeout(cut));
       }),
   };
+}
+
+function explainListen(error: NodeJS.ErrnoException): string {
+  const known: Record<string, string> = {
+    EADDRINUSE: 'another process listens there already',
+    EADDRNOTAVAIL: 'this host has no such address',
+    EACCES: 'ports below 1024 need root or the right CAP_NET_BIND_SERVICE',
+  };
+  return known[error.code ?? ''] ?? error.message;
 }
 
 /** One for all streams: a read is over before the next begins. */

@@ -35,6 +35,8 @@ export type L2ErrorCode = keyof typeof L2_ERROR_CODES;
 export const L3_ERROR_CODES = {
   ERR_ADDRESS: 'Not an IP address or prefix.',
   ERR_POOL_EXHAUSTED: "The tenant's edge pool has no free address left: enlarge the pool.",
+  ERR_NODE_LIMIT:
+    'The limit of nodes of the tenant is reached: forget nodes that are gone for good, or raise the limit.',
   ERR_ROUTE_OVERLAP: 'The prefix overlaps one that another node of the tenant originates.',
   ERR_ROUTE_NOT_ALLOWED: "The prefix is not among those that the node's certificate or configuration allows.",
   ERR_ROUTE_LIMIT: 'The limit of routes per node or tenant is reached.',

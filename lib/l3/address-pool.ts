@@ -2,6 +2,7 @@
 
 import { KubeBusError } from '../core/index.js';
 import { addressKey, formatAddress, formatPrefix, type Prefix, parseAddress, prefixHas } from './address.js';
+import { notUnicast, overlapping } from './route-registry.js';
 
 /** What an AddressPool remembers, as plain JSON: addresses by node name. */
 export type AddressRecord = Record<string, string[]>;
@@ -13,6 +14,8 @@ export interface AddressPoolOptions {
   readonly reservations?: Readonly<Record<string, readonly Uint8Array[]>>;
   /** The cloud's own addresses. **Default:** the first host address of the first pool of each family. */
   readonly gateway?: readonly Uint8Array[];
+  /** Nodes that are remembered; a further one is refused with ERR_NODE_LIMIT. **Default:** 65536. */
+  readonly maxNodes?: number;
 }
 
 /** Offsets searched in a pool; a /64 is never full before memory is. */
@@ -37,8 +40,12 @@ export class AddressPool {
   /** Changes with every change of the record. */
   revision = 0;
 
-  /** Throws ERR_INVALID_ARGUMENT for reservations that collide or lie outside the pools. */
+  private readonly maxNodes: number;
+
+  /** Throws ERR_INVALID_ARGUMENT for pools that cannot be, and for reservations that collide or lie outside the pools. */
   constructor(options: AddressPoolOptions) {
+    checkPools(options.pools);
+    this.maxNodes = options.maxNodes ?? 65_536;
     this.pools = options.pools.map(makePool);
     this.gateway =
       options.gateway ??
@@ -90,10 +97,14 @@ export class AddressPool {
   /**
    * The node's addresses, one per family that has a pool: its reservation, else what it had before, else what it wants
    * if that is free (a node that remembers its address meets a cloud that lost its record), else the next free one.
-   * Throws ERR_POOL_EXHAUSTED.
+   * Throws ERR_POOL_EXHAUSTED or ERR_NODE_LIMIT.
    */
   assign(node: string, wanted: readonly Uint8Array[] = []): readonly Uint8Array[] {
     const had = this.nodes.get(node) ?? [];
+    if (had.length === 0 && this.nodes.size >= this.maxNodes) {
+      const text = `the tenant has ${this.maxNodes} nodes already, also counting those that are away: no room for ${node}`;
+      throw new KubeBusError('ERR_NODE_LIMIT', text);
+    }
     const result: Uint8Array[] = [];
     for (const bytes of [4, 16]) {
       const pools = this.pools.filter((p) => p.prefix.address.length === bytes);
@@ -178,6 +189,22 @@ export class AddressPool {
       }
     }
     return undefined;
+  }
+}
+
+function checkPools(pools: readonly Prefix[]): void {
+  const wrong = (what: string) => new KubeBusError('ERR_INVALID_ARGUMENT', what);
+  for (const [i, pool] of pools.entries()) {
+    const text = formatPrefix(pool);
+    const impossible = notUnicast(pool);
+    if (impossible !== undefined)
+      throw wrong(`the pool ${text} has addresses of ${formatPrefix(impossible)} in it, which are no host's`);
+    const other = overlapping(pools.slice(0, i), pool);
+    if (other !== undefined) throw wrong(`the pools ${formatPrefix(other)} and ${text} overlap`);
+    // The first pool of a family also has the cloud's own address in it.
+    const { first, end } = makePool(pool);
+    const own = pools.findIndex((p) => p.address.length === pool.address.length) === i ? 1 : 0;
+    if (end - first <= own) throw wrong(`the pool ${text} is too small: no address is left for a node`);
   }
 }
 

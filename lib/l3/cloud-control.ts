@@ -127,9 +127,11 @@ export class CloudControl {
     if (this.sessions.has(node)) return false;
     this.held.delete(node);
     this.withdrawAll(node);
-    const had = this.pool.forget(node);
-    if (had) this.onRecord();
-    return had;
+    if (!this.pool.forget(node)) return false;
+    this.onRecord();
+    // Somebody may have been waiting for the place.
+    for (const session of this.sessions.values()) if (session.waiting !== null) this.register(session, session.waiting);
+    return true;
   }
 
   // For Session.
@@ -150,8 +152,8 @@ export class CloudControl {
       this.logger.warn({ tenant: this.tenant, node: session.node }, 'malformed control message');
     } else if (message.type === 'register') this.register(session, message.addresses);
     else if (message.type === 'advertise') {
-      // A set is only meaningful from a node that has its addresses.
-      if (!session.registered) this.counters.unexpected++;
+      // A set is only meaningful from a node that has its addresses, or waits for them.
+      if (!session.registered && session.waiting === null) this.counters.unexpected++;
       else this.advertise(session, message.routes, message.more);
     } else if (message.type === 'unknown') this.counters.unknown++;
     else this.counters.unexpected++;
@@ -190,6 +192,7 @@ export class CloudControl {
       const { code, message } = error instanceof KubeBusError ? error : new KubeBusError('ERR_INTERNAL', String(error));
       session.addresses = [];
       session.registered = false;
+      session.waiting = wanted;
       this.announceAddresses(session);
       this.logger.warn({ tenant: this.tenant, node: session.node, code }, message);
       session.send(encodeControl({ type: 'refusal', code, message, prefixes: [] }));
@@ -197,6 +200,7 @@ export class CloudControl {
     }
     if (this.pool.revision !== before) this.onRecord();
     session.registered = true;
+    session.waiting = null;
     for (const address of session.addresses) {
       this.vrf.routes.add({
         prefix: hostPrefix(address),
@@ -214,6 +218,7 @@ export class CloudControl {
     session.send(encodeControl({ type: 'assign', addresses, pools, mtu: this.mtu, gateway }));
     // What is not yet flushed is in the snapshot already; the increment that follows repeats it, which changes nothing.
     for (const message of this.encodedSnapshot()) session.send(message);
+    if (session.wanted.length > 0) this.apply(session);
   }
 
   private advertise(session: Session, routes: readonly Route[], more: boolean): void {
@@ -226,6 +231,7 @@ export class CloudControl {
     session.pending = [];
     session.beyond = session.wantedTotal - session.wanted.length;
     session.wantedTotal = 0;
+    if (!session.registered) return;
     this.held.delete(session.node);
     this.apply(session);
   }
@@ -390,6 +396,8 @@ class Session implements NodeSession {
   addresses: readonly Uint8Array[] = [];
   routes: readonly Route[] = [];
   registered = false;
+  /** What a node asked for that got no address; it gets one when a place becomes free. */
+  waiting: readonly Uint8Array[] | null = null;
   // Advertise messages that are not complete yet, and how many routes they had in all.
   pending: Route[] = [];
   wantedTotal = 0;

@@ -7,6 +7,8 @@ import type { Route } from './route.js';
 
 /** Bounds of the control protocol. Each has a code or counter; see docs/spec/control.md. */
 export interface ControlLimits {
+  /** Nodes of a tenant whose addresses are remembered, connected or not. Beyond: ERR_NODE_LIMIT. **Default:** 65536. */
+  readonly nodesPerTenant: number;
   /** Routes that one node may advertise. Beyond: ERR_ROUTE_LIMIT for the rest. **Default:** 1024. */
   readonly routesPerNode: number;
   /** Advertised routes of a tenant in all. Beyond: ERR_ROUTE_LIMIT. **Default:** 65536. */
@@ -19,6 +21,7 @@ export interface ControlLimits {
 }
 
 export const DEFAULT_CONTROL_LIMITS: ControlLimits = {
+  nodesPerTenant: 65_536,
   routesPerNode: 1024,
   routesPerTenant: 65_536,
   messageBytes: 65_536,

@@ -18,7 +18,7 @@ interface Entry {
   readonly routes: Map<string, Route>;
 }
 
-/** Never forwarded by the router, so never a route (RFC 1122 §3.2.1.3, RFC 3927, RFC 4291). */
+/** Never forwarded by the router, so never a route or a pool (RFC 1122 §3.2.1.3, RFC 3927, RFC 4291). */
 const IMPOSSIBLE = ['0.0.0.0/8', '127.0.0.0/8', '169.254.0.0/16', '224.0.0.0/3', '::/127', 'fe80::/10', 'ff00::/8'].map(
   parsePrefix,
 );
@@ -119,6 +119,11 @@ export class RouteRegistry {
     if (count === 0) this.lengths.delete(code);
     else this.lengths.set(code, count);
   }
+}
+
+/** The part of `prefix` that no host can have as its address, or undefined. */
+export function notUnicast(prefix: Prefix): Prefix | undefined {
+  return overlapping(IMPOSSIBLE, prefix);
 }
 
 /** The first of `prefixes` that has an address in common with `prefix`. */

@@ -13,6 +13,8 @@ export interface StateFileOptions {
   readonly retryMs?: number;
   /** Largest file that is read. **Default:** 64 MiB. */
   readonly maxBytes?: number;
+  /** What a damaged file does: stop the start, or step aside (renamed to PATH.damaged). **Default:** 'fail'. */
+  readonly damaged?: 'fail' | 'setAside';
   readonly clock?: Clock;
   readonly logger?: Logger;
 }
@@ -32,9 +34,14 @@ export class StateFile {
     this.initial = initial;
   }
 
-  /** Opens and reads. Throws ERR_STATE when there is a file that cannot be read: it is never overwritten silently. */
+  get path(): string {
+    return this.o.path;
+  }
+
+  /** Opens and reads. Throws ERR_STATE when there is a file that cannot be read; a damaged one is never overwritten. */
   static async open(options: StateFileOptions): Promise<StateFile> {
-    const full = {
+    const full: Required<StateFileOptions> = {
+      damaged: 'fail',
       delayMs: 50,
       retryMs: 5_000,
       maxBytes: 64 << 20,
@@ -61,7 +68,10 @@ export class StateFile {
     try {
       return new StateFile(full, JSON.parse(text));
     } catch (cause) {
-      throw fail('damaged (restore it, or move it away to start anew):', cause);
+      if (full.damaged === 'fail') throw fail('damaged (restore it, or move it away to start anew):', cause);
+      full.logger.warn({ path: options.path }, `damaged: set aside as ${options.path}.damaged`);
+      await rename(options.path, `${options.path}.damaged`).catch(() => {});
+      return new StateFile(full, null);
     }
   }
 
