@@ -41,7 +41,14 @@ import {
   type TunOptions,
   type Vrf,
 } from './l3/index.js';
-import { createNet, type Net } from './l4/index.js';
+import {
+  type ConnectOptions,
+  createNet,
+  type Net,
+  type Socket,
+  type StackOptions,
+  type UndiciAgentClass,
+} from './l4/index.js';
 
 /** A prefix behind this node: its VMs or containers. */
 export interface Advertisement {
@@ -74,6 +81,8 @@ export interface NodeOptions {
   readonly link?: LinkOptions;
   /** What is taken from the cloud. */
   readonly controlLimits?: Partial<ControlLimits>;
+  /** TCP options and bounds of this process' sockets (`net`, `dgram`); docs/guides/sockets.md. */
+  readonly sockets?: StackOptions;
 }
 
 export interface RouteInfo {
@@ -119,6 +128,7 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
   private readonly pinger: PingDriver;
   private readonly kernel: KernelView | null;
   private readonly random: Random;
+  private readonly socketOptions: StackOptions;
   private netValue: Net | null = null;
   private assigned = false;
   private stopped = false;
@@ -152,6 +162,7 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
     this.clock = clock;
     this.logger = logger;
     this.random = random;
+    this.socketOptions = options.sockets ?? {};
     this.tenant = options.tenant;
     this.node = options.node;
     this.vrf = this.router.addVrf(options.tenant);
@@ -249,6 +260,7 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
       random: this.random,
       resolver: (name) => this.resolve(name),
       peerOf: (address) => this.peerOf(address),
+      ...this.socketOptions,
     });
     return this.netValue;
   }
@@ -261,6 +273,46 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
   /** The API of node:dgram on the overlay. */
   get dgram(): Net['dgram'] {
     return this.sockets.dgram;
+  }
+
+  /** `http.createServer` whose server listens on the overlay. */
+  get http(): Net['http'] {
+    return this.sockets.http;
+  }
+
+  /** An agent for `http.request` and whatever takes one. */
+  httpAgent(...args: Parameters<Net['httpAgent']>): ReturnType<Net['httpAgent']> {
+    return this.sockets.httpAgent(...args);
+  }
+
+  /** The same for `https.request`: TLS inside the overlay. */
+  httpsAgent(...args: Parameters<Net['httpsAgent']>): ReturnType<Net['httpsAgent']> {
+    return this.sockets.httpsAgent(...args);
+  }
+
+  /**
+   * An undici dispatcher, for `fetch(url, { dispatcher })`. Without its class `Agent` as argument the application needs the
+   * package `undici` installed.
+   */
+  dispatcher<T extends object>(Agent?: UndiciAgentClass<T>): T {
+    return this.sockets.dispatcher(Agent);
+  }
+
+  /** A server as a promise: `accept()`, and an async iterable of sockets. */
+  listen(...args: Parameters<Net['listen']>): ReturnType<Net['listen']> {
+    return this.sockets.listen(...args);
+  }
+
+  /** A connection as a promise: resolves once it is up, rejects with the error of the socket. */
+  connect(options: ConnectOptions): Promise<Socket>;
+  connect(port: number, host?: string): Promise<Socket>;
+  connect(first: ConnectOptions | number, host?: string): Promise<Socket> {
+    return typeof first === 'number' ? this.sockets.connect(first, host) : this.sockets.connect(first);
+  }
+
+  /** An orderly end as a promise: what was written is delivered; resolves once both sides have ended. */
+  disconnect(...args: Parameters<Net['disconnect']>): Promise<void> {
+    return this.sockets.disconnect(...args);
   }
 
   /** Name of the TUN device, or null. */
@@ -298,6 +350,7 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
       rttMs: this.link.rtt / 1000,
       link: this.link.stats(),
       router: this.vrf.stats(),
+      ...(this.netValue === null ? {} : { sockets: this.netValue.stats() }),
       control: { ...this.control.counters },
       ...(this.kernel === null ? {} : { device: this.kernel.tun.name, tun: this.kernel.tun.stats() }),
       routes: this.routes(),

@@ -253,6 +253,7 @@ export class DgramSocket extends EventEmitter {
     this.checkOpen();
     this.state = 'closed';
     if (this.binding !== null) this.context.driver.stack.udp.unbind(this.binding);
+    this.context.driver.owners.delete(this);
     this.binding = null;
     this.received = [];
     this.updateRef();
@@ -384,6 +385,10 @@ export class DgramSocket extends EventEmitter {
 
   // ---- inside
 
+  handleDriverClosed(): void {
+    this.close();
+  }
+
   private checkOpen(): void {
     if (this.state === 'closed') throw nodeError('ERR_SOCKET_DGRAM_NOT_RUNNING', 'Not running');
   }
@@ -440,7 +445,8 @@ export class DgramSocket extends EventEmitter {
     const family = dual ? 0 : this.type === 'udp4' ? 4 : 6;
     const reuse = this.options.reuseAddr === true || this.options.reusePort === true;
     let code: string | null = null;
-    if (address === 'missing' || (address !== null && (address.length === 4) !== (this.type === 'udp4'))) {
+    if (this.context.driver.closed) code = 'ENETDOWN';
+    else if (address === 'missing' || (address !== null && (address.length === 4) !== (this.type === 'udp4'))) {
       code = 'EADDRNOTAVAIL';
     } else if (port !== 0 && stack.udp.inUse(address, family, port, reuse)) code = 'EADDRINUSE';
     else {
@@ -455,6 +461,7 @@ export class DgramSocket extends EventEmitter {
       return;
     }
     stack.udp.bind(this.binding!);
+    this.context.driver.owners.add(this);
     this.state = 'bound';
     this.updateRef();
     this.emit('listening');

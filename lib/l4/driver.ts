@@ -13,8 +13,15 @@ import { SlabWriter } from './wire/packet-writer.js';
 /** Rounds of handle and poll before other work of the process gets its turn. */
 const MAX_ROUNDS = 32;
 
+/** What is open on a driver and has no connection that could end: listening servers, bound datagram sockets. */
+export interface DriverOwner {
+  /** The driver is closed. */
+  handleDriverClosed(): void;
+}
+
 export class Driver {
   readonly stack: Stack;
+  readonly owners = new Set<DriverOwner>();
   /** Set once by `close`: nothing is sent or told any more. */
   closed = false;
   private readonly writer: SlabWriter;
@@ -61,14 +68,14 @@ export class Driver {
 
   /** Counts a socket that keeps the process alive. */
   ref(): void {
-    if (this.refs++ === 0) this.hold.ref();
+    if (this.refs++ === 0 && !this.closed) this.hold.ref();
   }
 
   unref(): void {
     if (--this.refs === 0) this.hold.unref();
   }
 
-  /** Resets all connections, sends that, and stops. */
+  /** Resets all connections, sends that, and stops: servers and datagram sockets close, and the process is not held any more. */
   close(): void {
     if (this.closed) return;
     this.stack.tcp.abortAll();
@@ -77,6 +84,8 @@ export class Driver {
     this.timer?.cancel();
     this.timer = null;
     this.writer.close();
+    this.hold.unref();
+    for (const owner of [...this.owners]) owner.handleDriverClosed();
   }
 
   private handlePackets(slab: Slab, start: number, end: number): void {

@@ -13,6 +13,8 @@ import type { TcpConfig } from './tcp/types.js';
 export interface FlowHandler {
   /** Bits of TcpEvent. Called by the stack's `deliver`, never from inside a command. */
   onTcpEvents(flow: TcpFlow, events: number): void;
+  /** The stack stops: the connection is about to be aborted. */
+  onStop(): void;
 }
 
 /** What a flow knows of the listener that made it. */

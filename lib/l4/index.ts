@@ -3,7 +3,7 @@
 
 export type { DgramModule, DgramOptions, DgramSocket, RemoteInfo } from './dgram.js';
 export type { Peer, Resolver } from './driver/context.js';
-export type { HttpAgents, UndiciConnector } from './driver/http-agent.js';
+export type { HttpAgents, UndiciAgentClass, UndiciConnector } from './driver/http-agent.js';
 export type { PingOptions, PingResult } from './driver/ping.js';
 export type { ListenPromise } from './driver/promises.js';
 export { createNet, type Net, type NetModule, type NetOptions } from './net.js';

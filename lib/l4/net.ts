@@ -18,7 +18,7 @@ import type { Peer, Resolver, SocketContext } from './driver/context.js';
 import { type HttpAgents, httpAgents } from './driver/http-agent.js';
 import { type HttpModule, httpModule } from './driver/http-server.js';
 import { type PingOptions, type PingResult, ping } from './driver/ping.js';
-import { connectPromise, type ListenPromise, listenPromise } from './driver/promises.js';
+import { connectPromise, disconnectPromise, type ListenPromise, listenPromise } from './driver/promises.js';
 import { Driver } from './driver.js';
 import { type ConnectionListener, Server, type ServerOptions } from './server.js';
 import {
@@ -83,6 +83,8 @@ export interface Net extends HttpAgents {
   /** Promise form of a connection: resolves once it is up, rejects with the error of 'error'. */
   connect(options: ConnectOptions): Promise<Socket>;
   connect(port: number, host?: string): Promise<Socket>;
+  /** Promise form of an orderly end: resolves once both sides have ended, or rejects with the connection's error. */
+  disconnect(socket: Socket, options?: { signal?: AbortSignal }): Promise<void>;
   /** Counters and sizes of the stack. */
   stats(): Record<string, number>;
   /** Resets what is open and stops. The endpoint can be attached again. */
@@ -142,6 +144,7 @@ export function createNet(endpoint: IpEndpoint, options: NetOptions = {}): Net {
     listen: (port, settings) => listenPromise(net, port ?? 0, settings ?? {}),
     connect: (first: ConnectOptions | number, host?: string) =>
       connectPromise(net, typeof first === 'number' ? { port: first, ...(host === undefined ? {} : { host }) } : first),
+    disconnect: disconnectPromise,
     stats: () => driver.stack.stats(),
     close: () => driver.close(),
   };

@@ -153,6 +153,7 @@ export class Server extends EventEmitter {
     const handle = this._handle;
     if (handle !== null) {
       this._handle = null;
+      this.context.driver.owners.delete(this);
       this.context.driver.stack.tcp.unlisten(handle);
       this.context.driver.schedule();
     }
@@ -184,6 +185,10 @@ export class Server extends EventEmitter {
     await new Promise<void>((resolve, reject) => {
       this.close((error) => (error === undefined ? resolve() : reject(error)));
     });
+  }
+
+  handleDriverClosed(): void {
+    this.close();
   }
 
   /** Of a socket of ours: it is gone. */
@@ -231,7 +236,9 @@ export class Server extends EventEmitter {
   }
 
   private bindTo(text: string, port: number, family: 0 | 4 | 6): string | null {
-    const { tcp } = this.context.driver.stack;
+    const { driver } = this.context;
+    const { tcp } = driver.stack;
+    if (driver.closed) return 'ENETDOWN';
     const address = bindAddress(this.context, text);
     if (address === 'missing') return 'EADDRNOTAVAIL';
     if (port !== 0 && tcp.inUse(address, family, port)) return 'EADDRINUSE';
@@ -245,6 +252,7 @@ export class Server extends EventEmitter {
       onConnection: (flow) => this.handleConnection(flow),
     };
     tcp.listen(listener);
+    driver.owners.add(this);
     this._handle = listener;
     this.updateRef();
     return null;

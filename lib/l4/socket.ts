@@ -478,6 +478,11 @@ export class Socket extends Duplex implements HandleOwner {
     this.destroy(errnoException(code, 'read'));
   }
 
+  /** Whoever stopped the node did so on purpose: no error, for which a program at its end may have no listener. */
+  onStop(): void {
+    if (!this.connecting) this.resetNow();
+  }
+
   // ---- inside
 
   /** Sockets are many and their options few: all that were not changed share one object. */

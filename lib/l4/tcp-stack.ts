@@ -281,12 +281,13 @@ export class TcpStack {
     this.dirty.push(flow);
   }
 
-  /** Ends everything without a word (the node is gone). */
+  /** Ends everything (the node stops). */
   abortAll(): void {
     this.flows.forEach((flow) => {
       if (flow.connection === null) this.drop(flow);
       else {
-        flow.connection.abort();
+        flow.handler?.onStop();
+        flow.connection?.abort();
         this.touch(flow);
       }
     });

@@ -15,7 +15,7 @@
 //     option NAME VALUE              before the connection is made (TcpOptions; times in ms), or on it
 //     connect | listen               active open; passive open by the first SYN
 //     established [mss=N] [win=N] [wscale=N] [ts] [nosack] [ecn]     the handshake as a prelude, not shown
-//     write N | read N | read all | shutdown | close [linger=MS] | abort
+//     write N | read N | read all | shutdown | close [linger=MS] | abort [twice]
 //     icmp too-big SEQ MTU | icmp host|net|port SEQ               an ICMP error that quotes SEQ
 //     path MTU                       the route changed or came back
 //
@@ -148,6 +148,7 @@ class Drill {
         break;
       case 'abort':
         c!.abort();
+        if (arg === 'twice') c!.abort();
         break;
       case 'icmp':
         if (arg === 'too-big') c!.handleIcmp(this.now, 'packet-too-big', ISS + Number(args[1]), Number(args[2]));

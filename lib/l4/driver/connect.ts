@@ -49,7 +49,7 @@ export interface ConnectObserver {
 }
 
 /** Until the handle is there: no event comes before the next tick. */
-const NOBODY: FlowHandler = { onTcpEvents: () => {} };
+const NOBODY: FlowHandler = { onTcpEvents: () => {}, onStop: () => {} };
 
 interface Candidate {
   readonly address: string;
@@ -183,6 +183,8 @@ export class Connector {
       onBuffer: () => {},
       onEnd: () => {},
       onReadError: () => {},
+      // The abort that follows fails the attempt.
+      onStop: () => {},
     });
     this.observer.onAttempt(handle, address, port, family);
   }
@@ -191,6 +193,7 @@ export class Connector {
   private open(address: string): TcpFlow | string {
     const { port, localAddress, localPort, tcp } = this.request;
     const { driver } = this.context;
+    if (driver.closed) return 'ENETDOWN';
     const remote = destination(this.context, address);
     if (remote === null) return 'ENETUNREACH';
     const bound = localAddress === undefined ? null : bindAddress(this.context, localAddress);

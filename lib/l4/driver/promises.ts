@@ -1,4 +1,4 @@
-// Edge: listen, accept and connect as promises.
+// Edge: listen, accept, connect and disconnect as promises.
 
 import { once } from 'node:events';
 import type { NetModule } from '../net.js';
@@ -106,4 +106,24 @@ export async function connectPromise(net: NetModule, options: ConnectOptions): P
   const socket = net.connect(options);
   await once(socket, 'connect');
   return socket;
+}
+
+/**
+ * Ends a connection in order: what was written is delivered, then FIN; resolves once the other side has ended too. What still
+ * arrives is discarded. Rejects with the connection's error, and with AbortError (after a reset) when `signal` aborts first.
+ */
+export async function disconnectPromise(socket: Socket, options: { signal?: AbortSignal } = {}): Promise<void> {
+  if (socket.closed) return;
+  const { signal } = options;
+  const closed = once(socket, 'close', signal === undefined ? {} : { signal });
+  if (!socket.destroyed) {
+    socket.end();
+    socket.resume();
+  }
+  try {
+    await closed;
+  } catch (error) {
+    if (signal?.aborted === true) socket.resetAndDestroy();
+    throw error;
+  }
 }

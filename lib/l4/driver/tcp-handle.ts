@@ -20,6 +20,8 @@ export interface HandleOwner {
   onEnd(): void;
   /** The connection broke; `code` as in `errno`. */
   onReadError(code: string): void;
+  /** The node has been stopped; the connection is reset. */
+  onStop(): void;
 }
 
 export class TcpHandle implements FlowHandler {
@@ -185,6 +187,10 @@ export class TcpHandle implements FlowHandler {
     }
     if (this.fresh) this.held |= events;
     else this.handleEvents(events);
+  }
+
+  onStop(): void {
+    this.owner?.onStop();
   }
 
   private beFresh(): void {

@@ -595,6 +595,8 @@ export class TcpConnection implements TcpSurface {
   /** Over, with a RST where the peer knows of us: RFC 9293 §3.10.5. */
   private abortWith(reason: TcpReason): void {
     const state = this.machine.current;
+    // A second call: the RST of the first may still be due.
+    if (state === 'CLOSED') return;
     this.resetDue = isSynchronized(state) && state !== 'TIME-WAIT' ? true : state === 'SYN-RECEIVED';
     this.receiver.clear();
     this.fail(reason);
