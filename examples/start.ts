@@ -10,8 +10,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { KubeBusCloud, KubeBusNode } from '../lib/index.js';
+import { cloudNames, createAuthority, nodeNames, save } from '../lib/join/driver/pki.js';
 import { tcpTransport } from '../transports/tcp.js';
-import { cloudNames, createAuthority, nodeNames, save } from './cli/pki.js';
 
 const TENANT = 'acme';
 const NODES = [

@@ -7,6 +7,7 @@ import type { PeerIdentity } from '../lib/l2/transport.js';
 export interface CertificateFields {
   readonly subjectaltname?: string | undefined;
   readonly valid_to?: string | undefined;
+  readonly serialNumber?: string | undefined;
 }
 
 const NODE = /^kubebus:\/\/([a-z0-9-]{1,63})\/([a-z0-9-]{1,63})$/;
@@ -37,6 +38,7 @@ export function nodeIdentity(certificate: CertificateFields): PeerIdentity | nul
       .map((uri) => uri.slice('kubebus-prefix:'.length)),
     authenticated: true,
     expires: Date.parse(certificate.valid_to ?? ''),
+    ...(certificate.serialNumber === undefined ? {} : { serial: certificate.serialNumber.toLowerCase() }),
   };
 }
 

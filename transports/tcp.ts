@@ -8,7 +8,10 @@ import type {
   ByteStream,
   Listener,
   PeerIdentity,
+  PortService,
   StreamHandler,
+  TlsMaterial,
+  TlsSource,
   Transport,
 } from '../lib/l2/transport.js';
 import { loadNative } from '../native/loader.mjs';
@@ -19,8 +22,10 @@ export const DEFAULT_PORT = 7443;
 export interface TcpOptions {
   /** Where `listen` binds. **Default:** 0.0.0.0 and port 7443; port 0 takes a free one. */
   readonly listen?: { readonly host?: string; readonly port?: number };
-  /** PEM texts: this side's certificate and key, and the CA that signs the other's. */
-  readonly tls?: { readonly cert: string; readonly key: string; readonly ca: string };
+  /** This side's certificate and key, and the CA that signs the other's: texts, or a source of them that may change. */
+  readonly tls?: TlsMaterial | TlsSource;
+  /** Other protocols on the same port, told apart by ALPN. Only with `tls`. **Default:** none. */
+  readonly services?: readonly PortService[];
   /** Plain TCP: anybody who reaches the port is who the hello says. Only without `tls`. */
   readonly insecure?: boolean;
   /** Time for the TLS handshake of an accepted connection. **Default:** 5 s. */
@@ -62,17 +67,40 @@ export function tcpTransport(options: TcpOptions): Transport {
   };
 }
 
-async function dial(options: TcpOptions, address: string, signal: AbortSignal): Promise<ByteStream> {
+/** The texts to use now. */
+function material(tls: TlsMaterial | TlsSource): TlsMaterial {
+  const { cert, key, ca } = 'current' in tls ? tls.current() : tls;
+  return { cert, key, ca };
+}
+
+interface SecureDial {
+  readonly ca?: string;
+  readonly cert?: string;
+  readonly key?: string;
+  /** ALPN. */
+  readonly protocol?: string;
+  /** Only to ask who the other side is: its certificate is not checked, so nothing secret may be said. **Default:** false. */
+  readonly unverified?: boolean;
+}
+
+/** A connected socket, after the TLS handshake where `secure` asks for one. */
+async function connectSocket(
+  address: string,
+  secure: SecureDial | undefined,
+  signal: AbortSignal,
+): Promise<{ socket: net.Socket; where: string }> {
   const { host, port } = parseHostPort(address);
   const where = `${host.includes(':') ? `[${host}]` : host}:${port}`;
-  const secure = options.tls;
+  const { protocol, unverified = false, ...pem } = secure ?? {};
   const socket =
     secure === undefined
       ? net.connect({ host, port, noDelay: true })
       : tls.connect({
           host,
           port,
-          ...secure,
+          ...pem,
+          ...(protocol === undefined ? {} : { ALPNProtocols: [protocol] }),
+          rejectUnauthorized: !unverified,
           minVersion: 'TLSv1.3',
           ciphers: CIPHERS,
           servername: net.isIP(host) === 0 ? host : '',
@@ -98,6 +126,12 @@ async function dial(options: TcpOptions, address: string, signal: AbortSignal): 
     else signal.addEventListener('abort', aborted);
   });
   socket.setNoDelay(true);
+  return { socket, where };
+}
+
+async function dial(options: TcpOptions, address: string, signal: AbortSignal): Promise<ByteStream> {
+  const secure = options.tls === undefined ? undefined : material(options.tls);
+  const { socket, where } = await connectSocket(address, secure, signal);
   if (!(socket instanceof tls.TLSSocket)) return new SocketStream(socket, NOBODY, `tcp://${where}`);
   const identity = cloudIdentity(socket.getPeerCertificate());
   if (identity === null) {
@@ -110,70 +144,43 @@ async function dial(options: TcpOptions, address: string, signal: AbortSignal): 
   return new SocketStream(socket, identity, `tls://${where}`);
 }
 
+/**
+ * Connects to a PortService of a cloud. Rejects with ERR_CONNECT or ERR_CERTIFICATE, and with ERR_JOIN_DISABLED when the port does
+ * not offer the service.
+ */
+export async function dialService(
+  address: string,
+  secure: SecureDial & { readonly protocol: string },
+  signal: AbortSignal,
+): Promise<tls.TLSSocket> {
+  const { socket, where } = await connectSocket(address, secure, signal);
+  const secured = socket as tls.TLSSocket;
+  const refuse = (error: KubeBusError) => {
+    secured.on('error', () => {});
+    secured.destroy();
+    return error;
+  };
+  if (secured.alpnProtocol !== secure.protocol) {
+    throw refuse(
+      new KubeBusError('ERR_JOIN_DISABLED', `${where} does not offer ${secure.protocol}`, { side: 'remote' }),
+    );
+  }
+  if (secure.unverified !== true && cloudIdentity(secured.getPeerCertificate()) === null) {
+    throw refuse(new KubeBusError('ERR_CERTIFICATE', `the certificate of ${where} is not a cloud's`));
+  }
+  return secured;
+}
+
 async function listen(options: TcpOptions, handler: AcceptHandler): Promise<Listener> {
   const { host = '0.0.0.0', port = DEFAULT_PORT } = options.listen ?? {};
   const secure = options.tls;
-  let handshaking = 0;
+  const server = secure === undefined ? net.createServer({ noDelay: true }) : tlsServer(options, secure, handler);
   const sockets = new Set<net.Socket>();
-  const limit = options.handshakes ?? 256;
-  const server =
-    secure === undefined
-      ? net.createServer({ noDelay: true })
-      : tls.createServer({
-          ...secure,
-          minVersion: 'TLSv1.3',
-          ciphers: CIPHERS,
-          requestCert: true,
-          rejectUnauthorized: true,
-          handshakeTimeout: (options.handshakeTimeout ?? 5 * SECOND) / 1_000,
-          noDelay: true,
-        });
-  const remoteOf = (socket: net.Socket) =>
-    `${secure === undefined ? 'tcp' : 'tls'}://${socket.remoteAddress}:${socket.remotePort}`;
   server.on('connection', (socket: net.Socket) => {
     sockets.add(socket);
     socket.once('close', () => sockets.delete(socket));
-    if (secure === undefined) handler.onStream(new SocketStream(socket, NOBODY, remoteOf(socket)));
-    else if (handshaking >= limit) {
-      handler.onRefused('ERR_TOO_MANY_CONNECTIONS', `more than ${limit} TLS handshakes in progress`, remoteOf(socket));
-      socket.destroy();
-    } else {
-      handshaking++;
-      let done = false;
-      // Either end of the handshake, or of the socket, gives the place back, once.
-      const over = () => {
-        if (!done) handshaking--;
-        done = true;
-      };
-      socket.once('close', over);
-      waiting.set(`${socket.remoteAddress}:${socket.remotePort}`, over);
-    }
+    if (secure === undefined) handler.onStream(new SocketStream(socket, NOBODY, remoteOf('tcp', socket)));
   });
-  const waiting = new Map<string, () => void>();
-  const finished = (socket: tls.TLSSocket) => {
-    const key = `${socket.remoteAddress}:${socket.remotePort}`;
-    waiting.get(key)?.();
-    waiting.delete(key);
-  };
-  if (server instanceof tls.Server) {
-    server.on('secureConnection', (socket) => {
-      finished(socket);
-      const identity = nodeIdentity(socket.getPeerCertificate());
-      if (identity !== null) return handler.onStream(new SocketStream(socket, identity, remoteOf(socket)));
-      handler.onRefused(
-        'ERR_CERTIFICATE',
-        'the certificate names no node (URI kubebus://tenant/node)',
-        remoteOf(socket),
-      );
-      socket.on('error', () => {});
-      socket.destroy();
-    });
-    server.on('tlsClientError', (error, socket) => {
-      finished(socket);
-      handler.onRefused('ERR_CERTIFICATE', explainTls(error), remoteOf(socket));
-      socket.destroy();
-    });
-  }
   await new Promise<void>((resolve, reject) => {
     server.once('error', (cause) =>
       reject(new KubeBusError('ERR_CONNECT', `cannot listen on ${host}:${port}: ${explainListen(cause)}`, { cause })),
@@ -204,6 +211,87 @@ function explainListen(error: NodeJS.ErrnoException): string {
     EACCES: 'ports below 1024 need root or the right CAP_NET_BIND_SERVICE',
   };
   return known[error.code ?? ''] ?? error.message;
+}
+
+const remoteOf = (scheme: 'tcp' | 'tls', socket: net.Socket) =>
+  `${scheme}://${socket.remoteAddress}:${socket.remotePort}`;
+
+/** Handshakes with their bound; then each socket to the service it asked for, or, with its certificate checked, to the links. */
+function tlsServer(options: TcpOptions, secure: TlsMaterial | TlsSource, handler: AcceptHandler): tls.Server {
+  const { services = [] } = options;
+  const context = () => ({ ...material(secure), minVersion: 'TLSv1.3' as const, ciphers: CIPHERS });
+  const server = tls.createServer({
+    ...context(),
+    requestCert: true,
+    // A service may take callers without a certificate. For links it is checked below, and the reason of a refusal can be sent.
+    rejectUnauthorized: false,
+    ...(services.length === 0 ? {} : { ALPNProtocols: services.map((s) => s.protocol) }),
+    handshakeTimeout: (options.handshakeTimeout ?? 5 * SECOND) / 1_000,
+    noDelay: true,
+  });
+  if ('onChange' in secure) {
+    const unsubscribe = secure.onChange(() => server.setSecureContext(context()));
+    server.once('close', unsubscribe);
+  }
+  let handshaking = 0;
+  const limit = options.handshakes ?? 256;
+  const waiting = new Map<string, () => void>();
+  server.on('connection', (socket: net.Socket) => {
+    if (handshaking >= limit) {
+      const text = `more than ${limit} TLS handshakes in progress`;
+      handler.onRefused('ERR_TOO_MANY_CONNECTIONS', text, remoteOf('tls', socket));
+      socket.destroy();
+      return;
+    }
+    handshaking++;
+    let done = false;
+    // Either end of the handshake, or of the socket, gives the place back, once.
+    const over = () => {
+      if (!done) handshaking--;
+      done = true;
+    };
+    socket.once('close', over);
+    waiting.set(`${socket.remoteAddress}:${socket.remotePort}`, over);
+  });
+  const finished = (socket: tls.TLSSocket) => {
+    const key = `${socket.remoteAddress}:${socket.remotePort}`;
+    waiting.get(key)?.();
+    waiting.delete(key);
+  };
+  server.on('secureConnection', (socket) => {
+    finished(socket);
+    const remote = remoteOf('tls', socket);
+    const service = services.find((s) => s.protocol === socket.alpnProtocol);
+    if (service !== undefined) {
+      const certificate = socket.getPeerX509Certificate()?.raw ?? null;
+      return service.onSocket(socket, { remote, address: socket.remoteAddress ?? '', certificate });
+    }
+    const refusal = linkRefusal(socket);
+    if (refusal === null) {
+      return handler.onStream(new SocketStream(socket, nodeIdentity(socket.getPeerCertificate())!, remote));
+    }
+    handler.onRefused('ERR_CERTIFICATE', refusal, remote, new SocketStream(socket, NOBODY, remote));
+  });
+  server.on('tlsClientError', (error, socket) => {
+    finished(socket);
+    handler.onRefused('ERR_CERTIFICATE', explainTls(error), remoteOf('tls', socket));
+    socket.destroy();
+  });
+  return server;
+}
+
+/** Why this socket must not carry a link, or null: only a certificate that was proved in this very handshake lets it. */
+function linkRefusal(socket: tls.TLSSocket): string | null {
+  // Node calls a resumed TLS 1.3 session authorized though it shows no certificate. Nodes never resume.
+  if (socket.isSessionReused()) return 'the TLS session was resumed: the certificate has to be shown each time';
+  if (socket.getPeerX509Certificate() === undefined) return 'the peer sent no certificate';
+  if (!socket.authorized) {
+    const code = String(socket.authorizationError);
+    return `certificate refused: ${explainTls(Object.assign(new Error('it is not valid'), { code }))}`;
+  }
+  if (nodeIdentity(socket.getPeerCertificate()) === null)
+    return 'the certificate names no node (URI kubebus://tenant/node)';
+  return null;
 }
 
 /** One for all streams: a read is over before the next begins. */

@@ -4,7 +4,7 @@ import { Command } from 'commander';
 import { host, type Io, integer, list, message, name, prefix, text, UsageError } from './common.js';
 
 // The certificate library is large: only this command loads it.
-const pki = () => import('./pki.js');
+const pki = () => import('../../lib/join/driver/pki.js');
 
 export function caCommand(io: Io): Command {
   const ca = new Command('ca').description('make a CA and certificates for clouds and nodes');

@@ -8,7 +8,7 @@ export const ERROR_CODES = {
   ERR_ABORTED: 'The caller aborted the operation through its AbortSignal.',
 } as const satisfies Record<string, string>;
 
-export type ErrorCode = keyof typeof ERROR_CODES | L2ErrorCode | L3ErrorCode;
+export type ErrorCode = keyof typeof ERROR_CODES | L2ErrorCode | L3ErrorCode | JoinErrorCode;
 
 /** Codes of links; also the `code` of a goodbye, so both sides show the same reason. */
 export const L2_ERROR_CODES = {
@@ -46,6 +46,27 @@ export const L3_ERROR_CODES = {
   ERR_STATE: 'The state on disk cannot be read or written.',
 } as const satisfies Record<string, string>;
 export type L3ErrorCode = keyof typeof L3_ERROR_CODES;
+
+/** Codes of joining: tokens, certificates and who may come in. */
+export const JOIN_ERROR_CODES = {
+  ERR_JOIN_DISABLED: 'The cloud takes no tokens here: it has no CA of its own, or the address is not its TLS port.',
+  ERR_JOIN_MALFORMED: 'A message of the join protocol cannot be decoded or has a field out of range.',
+  ERR_JOIN_TIMEOUT: 'The other side of a join did not answer in time.',
+  ERR_TOKEN_MALFORMED: 'The text is no token, or not all of it was copied.',
+  ERR_TOKEN_UNKNOWN:
+    'The cloud does not know the token: it is from another cloud, its record is gone, or its secret is wrong.',
+  ERR_TOKEN_EXPIRED: "The token's time is over: make a new one with `kubebus token create`.",
+  ERR_TOKEN_USED: 'The token was used by another device as often as it may be: make a new one.',
+  ERR_TOKEN_REVOKED: 'The token was revoked.',
+  ERR_CA_MISMATCH:
+    'The CA of the cloud is not the one whose hash is in the token: wrong address, or somebody in between.',
+  ERR_NAME_TAKEN: 'Another device has this name: choose another, or make a token for exactly this name to replace it.',
+  ERR_REVOKED:
+    'The operator revoked this node: it stays out until it is allowed again or joins with a token for its name.',
+  ERR_RATE_LIMITED: 'Too many attempts: try again after the time given.',
+  ERR_NOT_JOINED: 'There is no identity in the state folder yet: give a token.',
+} as const satisfies Record<string, string>;
+export type JoinErrorCode = keyof typeof JOIN_ERROR_CODES;
 
 /** Who caused it: this process, or the other end. */
 export type ErrorSide = 'local' | 'remote';

@@ -7,6 +7,7 @@
 import {
   ERROR_CODES,
   type ErrorCode,
+  JOIN_ERROR_CODES,
   KubeBusError,
   L2_ERROR_CODES,
   L3_ERROR_CODES,
@@ -235,5 +236,5 @@ export function isName(name: string): boolean {
 }
 
 function isErrorCode(code: string): code is ErrorCode {
-  return code in ERROR_CODES || code in L2_ERROR_CODES || code in L3_ERROR_CODES;
+  return code in ERROR_CODES || code in L2_ERROR_CODES || code in L3_ERROR_CODES || code in JOIN_ERROR_CODES;
 }

@@ -1,6 +1,7 @@
 // The seam down: what L2 needs of a transport. A transport moves bytes and says who the other end is; framing,
 // keepalive, limits and identity checks stand above it. How to write one: transports/README.md.
 
+import type { Duplex } from 'node:stream';
 import type { Slab } from '../core/index.js';
 
 /** Who the other end is, as the transport has proved it (from its certificate), or claims it where `insecure`. */
@@ -13,6 +14,8 @@ export interface PeerIdentity {
   readonly authenticated: boolean;
   /** Milliseconds since the epoch at which the credential ends; Infinity where there is none. */
   readonly expires: number;
+  /** Serial number of the certificate, lower-case hexadecimal, where there is one. */
+  readonly serial?: string;
 }
 
 /** What a stream tells its user. Calls come one at a time and never from inside a call of `write`. */
@@ -61,8 +64,40 @@ export interface Listener {
 
 export interface AcceptHandler {
   onStream(stream: ByteStream): void;
-  /** A connection that was refused before it became a stream (bad certificate, too many, too slow): for counters and logs. */
-  onRefused(code: string, message: string, remote: string): void;
+  /**
+   * A connection that was refused before it became a stream (bad certificate, too many, too slow): for counters and logs. Where
+   * bytes can still be sent, `goodbye` takes the reason to the peer.
+   */
+  onRefused(code: string, message: string, remote: string, goodbye?: ByteStream): void;
+}
+
+/** PEM texts: the certificate and key of this side, and the CA (or several) that signs the other's. */
+export interface TlsMaterial {
+  readonly cert: string;
+  readonly key: string;
+  readonly ca: string;
+}
+
+/** Credentials that change while the process runs. Asked at each dial; a listener takes a change over at once. */
+export interface TlsSource {
+  current(): TlsMaterial;
+  /** Returns a function that ends the subscription. */
+  onChange(listener: () => void): () => void;
+}
+
+/** Who calls a PortService: nothing is proved but that the caller has the key of the certificate, if it sent one. */
+export interface ServicePeer {
+  readonly remote: string;
+  /** IP address of the caller, as text. */
+  readonly address: string;
+  /** DER as received: whoever reads it has to verify the signature and the dates. */
+  readonly certificate: Uint8Array | null;
+}
+
+/** A second protocol on the port of a transport with TLS, told apart by its name in ALPN (RFC 7301). Links are never given to it. */
+export interface PortService {
+  readonly protocol: string;
+  onSocket(socket: Duplex, peer: ServicePeer): void;
 }
 
 export interface Transport {

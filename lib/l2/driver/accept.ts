@@ -1,6 +1,6 @@
 // Edge: accepts connections on any number of transports and groups them into links, one per node.
 
-import { KubeBusError, type Micros, SECOND, type Slab } from '../../core/index.js';
+import { type ErrorCode, KubeBusError, type Micros, SECOND, type Slab } from '../../core/index.js';
 import { type GoodbyeInfo, type HelloInfo, isName } from '../connection-machine.js';
 import type { Link } from '../link.js';
 import type { AcceptHandler, ByteStream, Listener, PeerIdentity, Transport } from '../transport.js';
@@ -114,10 +114,20 @@ class Acceptor implements LinkAcceptor, AcceptHandler, ConnectionEvents {
     if (this.handshaking.size >= this.limits.handshakes) return over('refused: too many handshakes in progress');
     if (this.owner.size + this.handshaking.size >= this.limits.connections)
       return over('refused: too many connections');
-    const { mtu, offload, keepalive, agent, connection: options } = this.resolved;
-    const tenant = stream.identity.tenant || 'cloud';
+    const connection = this.connect(stream);
+    if (connection.machine.state !== 'over') this.handshaking.add(connection);
+  }
+
+  onRefused(code: string, message: string, remote: string, goodbye?: ByteStream): void {
+    this.count(code);
+    this.resolved.logger.warn({ code, remote }, `connection refused: ${message}`);
+    if (goodbye !== undefined) this.connect(goodbye).close(new KubeBusError(code as ErrorCode, message));
+  }
+
+  private connect(stream: ByteStream): Connection {
+    const { mtu, offload, keepalive, agent, connection } = this.resolved;
     const hello: HelloInfo = {
-      tenant,
+      tenant: stream.identity.tenant || 'cloud',
       node: this.options.node,
       instance: this.instance,
       mtu,
@@ -127,13 +137,7 @@ class Acceptor implements LinkAcceptor, AcceptHandler, ConnectionEvents {
       connection: 0,
       connections: 0,
     };
-    const connection = new Connection(stream, 'listener', hello, options, this);
-    if (connection.machine.state !== 'over') this.handshaking.add(connection);
-  }
-
-  onRefused(code: string, message: string, remote: string): void {
-    this.count(code);
-    this.resolved.logger.warn({ code, remote }, `connection refused: ${message}`);
+    return new Connection(stream, 'listener', hello, connection, this);
   }
 
   // ---- from connections

@@ -1,0 +1,217 @@
+// Edge: a small certificate authority: `kubebus ca`, and the cloud that signs its own nodes. ASN.1 is @peculiar/x509's.
+
+import 'reflect-metadata';
+import { createHash, randomBytes, webcrypto } from 'node:crypto';
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { isIP } from 'node:net';
+import { join } from 'node:path';
+import * as x509 from '@peculiar/x509';
+import { KubeBusError } from '../../core/index.js';
+
+const ALGORITHM = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' } as const;
+const DAY = 24 * 3600 * 1000;
+/** Certificates begin a little in the past: the clocks of edges differ. */
+const SKEW = 5 * 60 * 1000;
+
+export interface Issued {
+  readonly cert: string;
+  readonly key: string;
+}
+
+export interface CertificateRequest {
+  /** Common name; only people read it. */
+  readonly name: string;
+  readonly names: x509.JsonGeneralNames;
+  /** Milliseconds from now. */
+  readonly lifetime: number;
+  /** For the cloud's side of TLS. **Default:** false: for a node's. */
+  readonly server?: boolean;
+  readonly now?: number;
+}
+
+/** A certificate without its key: the key is the other side's. */
+export interface Certificate {
+  readonly der: Uint8Array;
+  readonly pem: string;
+  /** Lower-case hexadecimal. */
+  readonly serial: string;
+  /** Milliseconds since the epoch. */
+  readonly expires: number;
+}
+
+export interface Authority extends Issued {
+  /** DER of the CA's certificate, and its SHA-256: what a token pins. */
+  readonly der: Uint8Array;
+  readonly hash: Uint8Array;
+  /** Makes a key pair and certifies it. */
+  issue(request: Omit<CertificateRequest, 'lifetime'> & { days: number }): Promise<Issued>;
+  certify(key: x509.PublicKey, request: CertificateRequest): Promise<Certificate>;
+  /** The certificate if this CA signed it, whatever its dates; otherwise null. */
+  verify(der: Uint8Array): Promise<x509.X509Certificate | null>;
+}
+
+/** Makes a new CA. */
+export async function createAuthority(name: string, days = 3650): Promise<Authority> {
+  const keys = await webcrypto.subtle.generateKey(ALGORITHM, true, ['sign', 'verify']);
+  const now = Date.now();
+  const cert = await x509.X509CertificateGenerator.createSelfSigned({
+    serialNumber: serial(),
+    name: `CN=${escapeName(name)}`,
+    notBefore: new Date(now - SKEW),
+    notAfter: new Date(now + days * DAY),
+    signingAlgorithm: ALGORITHM,
+    keys,
+    extensions: [
+      new x509.BasicConstraintsExtension(true, 0, true),
+      new x509.KeyUsagesExtension(x509.KeyUsageFlags.keyCertSign | x509.KeyUsageFlags.cRLSign, true),
+      await x509.SubjectKeyIdentifierExtension.create(keys.publicKey),
+    ],
+  });
+  return authority(cert, keys.privateKey, await keyPem(keys.privateKey));
+}
+
+/** Opens a CA from its two PEM texts. */
+export async function openAuthority(certPem: string, key: string): Promise<Authority> {
+  const der = Buffer.from(key.replace(/-----[^-]+-----|\s/g, ''), 'base64');
+  const privateKey = await webcrypto.subtle.importKey('pkcs8', der, ALGORITHM, true, ['sign']);
+  return authority(new x509.X509Certificate(certPem), privateKey, key);
+}
+
+function authority(ca: x509.X509Certificate, signingKey: webcrypto.CryptoKey, key: string): Authority {
+  const der = new Uint8Array(ca.rawData);
+  const certify = async (publicKey: x509.PublicKey, request: CertificateRequest): Promise<Certificate> => {
+    const { name, names, lifetime, server = false, now = Date.now() } = request;
+    const usage = server ? x509.ExtendedKeyUsage.serverAuth : x509.ExtendedKeyUsage.clientAuth;
+    const cert = await x509.X509CertificateGenerator.create({
+      serialNumber: serial(),
+      subject: `CN=${escapeName(name)}`,
+      issuer: ca.subject,
+      notBefore: new Date(now - SKEW),
+      notAfter: new Date(now + lifetime),
+      signingAlgorithm: ALGORITHM,
+      publicKey,
+      signingKey,
+      extensions: [
+        new x509.BasicConstraintsExtension(false, undefined, true),
+        new x509.KeyUsagesExtension(x509.KeyUsageFlags.digitalSignature, true),
+        new x509.ExtendedKeyUsageExtension([usage], false),
+        new x509.SubjectAlternativeNameExtension(names, false),
+        await x509.AuthorityKeyIdentifierExtension.create(ca, false),
+      ],
+    });
+    return {
+      der: new Uint8Array(cert.rawData),
+      pem: `${cert.toString('pem')}\n`,
+      serial: cert.serialNumber,
+      expires: cert.notAfter.getTime(),
+    };
+  };
+  return {
+    cert: `${ca.toString('pem')}\n`,
+    key,
+    der,
+    hash: sha256(der),
+    certify,
+    async issue({ days, ...request }) {
+      const keys = await webcrypto.subtle.generateKey(ALGORITHM, true, ['sign', 'verify']);
+      const publicKey = new x509.PublicKey(await webcrypto.subtle.exportKey('spki', keys.publicKey));
+      const { pem } = await certify(publicKey, { ...request, lifetime: days * DAY });
+      return { cert: pem, key: await keyPem(keys.privateKey) };
+    },
+    async verify(bytes) {
+      try {
+        const cert = new x509.X509Certificate(bytes);
+        const ours = cert.issuer === ca.subject && (await cert.verify({ publicKey: ca, signatureOnly: true }));
+        return ours ? cert : null;
+      } catch {
+        return null; // bytes of a stranger that are no certificate
+      }
+    },
+  };
+}
+
+/** A key that nobody else has yet, and the request (PKCS #10, RFC 2986) that has it certified. */
+export async function createRequest(): Promise<{ key: string; request: Uint8Array }> {
+  const keys = await webcrypto.subtle.generateKey(ALGORITHM, true, ['sign', 'verify']);
+  const request = await x509.Pkcs10CertificateRequestGenerator.create({
+    name: 'CN=kubebus',
+    keys,
+    signingAlgorithm: ALGORITHM,
+  });
+  return { key: await keyPem(keys.privateKey), request: new Uint8Array(request.rawData) };
+}
+
+/** The key in a request, whose sender has proved to have it. Names in it count for nothing: the cloud knows what it grants. */
+export async function requestedKey(der: Uint8Array): Promise<x509.PublicKey> {
+  try {
+    const request = new x509.Pkcs10CertificateRequest(der);
+    const { name, namedCurve } = request.publicKey.algorithm as { name: string; namedCurve?: string };
+    if (name === 'ECDSA' && namedCurve === 'P-256' && (await request.verify())) return request.publicKey;
+  } catch (cause) {
+    throw new KubeBusError('ERR_JOIN_MALFORMED', 'the certificate request cannot be read', { cause });
+  }
+  throw new KubeBusError('ERR_JOIN_MALFORMED', 'the certificate request is not signed with a P-256 key of its own');
+}
+
+/** Names a key in records: SHA-256 of its SubjectPublicKeyInfo, hexadecimal. */
+export function keyHash(key: x509.PublicKey): string {
+  return Buffer.from(sha256(new Uint8Array(key.rawData))).toString('hex');
+}
+
+/** URIs among the subject alternative names. */
+export function certificateUris(cert: x509.X509Certificate): string[] {
+  const extension = cert.getExtension(x509.SubjectAlternativeNameExtension);
+  return extension?.names.items.flatMap((n) => (n.type === 'url' ? [n.value] : [])) ?? [];
+}
+
+function sha256(bytes: Uint8Array): Uint8Array {
+  return new Uint8Array(createHash('sha256').update(bytes).digest());
+}
+
+/** The names in a cloud's certificate: itself, and the hosts under which nodes dial it. */
+export function cloudNames(name: string, hosts: readonly string[]): x509.JsonGeneralNames {
+  return [
+    { type: 'url', value: `kubebus-cloud:${name}` },
+    ...hosts.map((host) => ({ type: isIP(host) === 0 ? ('dns' as const) : ('ip' as const), value: host })),
+  ];
+}
+
+/** The names in a node's certificate: itself, and what it may originate. */
+export function nodeNames(tenant: string, node: string, prefixes: readonly string[]): x509.JsonGeneralNames {
+  return [
+    { type: 'url', value: `kubebus://${tenant}/${node}` },
+    ...prefixes.map((prefix) => ({ type: 'url' as const, value: `kubebus-prefix:${prefix}` })),
+  ];
+}
+
+/** Writes NAME.crt and NAME.key (mode 0600) into `dir`. Never overwrites. */
+export async function save(dir: string, name: string, issued: Issued): Promise<void> {
+  await mkdir(dir, { recursive: true, mode: 0o700 });
+  await writeFile(join(dir, `${name}.key`), issued.key, { mode: 0o600, flag: 'wx' });
+  await writeFile(join(dir, `${name}.crt`), issued.cert, { flag: 'wx' });
+}
+
+export async function loadAuthority(dir: string): Promise<Authority> {
+  const [cert, key] = await Promise.all(['ca.crt', 'ca.key'].map((file) => readFile(join(dir, file), 'utf8')));
+  try {
+    return await openAuthority(cert!, key!);
+  } catch (cause) {
+    throw new Error('ca.crt or ca.key is damaged', { cause });
+  }
+}
+
+function serial(): string {
+  const bytes = randomBytes(16);
+  bytes[0]! &= 0x7f; // RFC 5280 §4.1.2.2: positive
+  bytes[0]! |= 0x40;
+  return bytes.toString('hex');
+}
+
+function escapeName(name: string): string {
+  return name.replace(/[,+"\\<>;=#]/g, '\\$&');
+}
+
+async function keyPem(key: webcrypto.CryptoKey): Promise<string> {
+  const der = Buffer.from(await webcrypto.subtle.exportKey('pkcs8', key)).toString('base64');
+  return `-----BEGIN PRIVATE KEY-----\n${der.replace(/(.{64})/g, '$1\n').trimEnd()}\n-----END PRIVATE KEY-----\n`;
+}
