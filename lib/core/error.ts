@@ -27,6 +27,7 @@ export const L2_ERROR_CODES = {
   ERR_PEER_STALLED: 'The peer stopped reading, or stopped in the middle of a frame, for longer than allowed.',
   ERR_PEER_GOODBYE: 'The peer closed the link in order (it stops or restarts).',
   ERR_CONNECT: 'The transport could not connect; `cause` has the error of the system.',
+  ERR_TRANSPORT_UNAVAILABLE: 'The transport needs an optional package that is not installed; the message names it.',
   ERR_TRANSPORT: 'The transport broke; `cause` has the error of the system.',
 } as const satisfies Record<string, string>;
 export type L2ErrorCode = keyof typeof L2_ERROR_CODES;

@@ -30,8 +30,23 @@ export interface StreamHandler {
   onData(length: number): void;
   /** All writes so far have been taken by the operating system; comes only after `write` returned false. */
   onDrain(): void;
+  /** Where the next datagram is to be put: room for the largest. Reported by `onDatagram(n)`. Only where the stream has datagrams. */
+  datagramRoom(): Uint8Array;
+  onDatagram(length: number): void;
+  /** No more datagrams wait at the moment: what has come so far may go on in one run. */
+  onDatagramsDone(): void;
   /** The stream is over, exactly once; `error` when it did not end in order. */
   onClose(error?: Error): void;
+}
+
+/** The unreliable, unordered side of a connection (RFC 9221, say), where it has one. Packets go this way if they fit. */
+export interface DatagramPath {
+  /** Largest datagram in bytes; constant while the connection lives. */
+  readonly maxBytes: number;
+  /** Bytes taken by `send` that have not left yet. */
+  readonly pending: number;
+  /** Sends bytes[start, end) as one datagram; takes or copies them before it returns. False: the queue is full, nothing was taken. */
+  send(bytes: Uint8Array, start: number, end: number): boolean;
 }
 
 /** A connected, authenticated, reliable, ordered stream of bytes. */
@@ -48,6 +63,7 @@ export interface ByteStream {
   write(slab: Slab, start: number, end: number): boolean;
   /** Bytes taken by `write` that the operating system has not taken yet. */
   readonly pending: number;
+  readonly datagrams?: DatagramPath | undefined;
   pause(): void;
   resume(): void;
   /** Sends what is pending, then ends; `destroy` drops it. `onClose` follows either. */

@@ -12,7 +12,6 @@ const noHandler: LinkHandler = { onPackets() {}, onControl() {}, onState() {}, o
 export abstract class BaseLink implements Link {
   abstract readonly peer: PeerIdentity;
   state: LinkState = 'connecting';
-  readonly medium = 'reliable';
   mtu = 0;
   offload = false;
   protected handler: LinkHandler = noHandler;
@@ -22,6 +21,8 @@ export abstract class BaseLink implements Link {
     packetsRefused: 0,
     droppedOverflow: 0,
     droppedCodel: 0,
+    droppedDatagramQueue: 0,
+    datagramMalformed: 0,
     marked: 0,
     bytesIn: 0,
     bytesOut: 0,
@@ -33,6 +34,10 @@ export abstract class BaseLink implements Link {
 
   attach(handler: LinkHandler): void {
     this.handler = handler;
+  }
+
+  get medium(): 'reliable' | 'lossy' {
+    return this.open.some((c) => c.datagrams !== null) ? 'lossy' : 'reliable';
   }
 
   get rtt(): number {
@@ -130,6 +135,8 @@ export abstract class BaseLink implements Link {
 function addCounters(sum: Record<string, number>, c: Connection): void {
   sum.droppedOverflow! += c.egress.dropped.overflow;
   sum.droppedCodel! += c.egress.dropped.codel;
+  sum.droppedDatagramQueue! += c.dropped.datagramQueue;
+  sum.datagramMalformed! += c.dropped.datagramMalformed;
   sum.marked! += c.egress.marked;
   sum.bytesIn! += c.bytesIn;
   sum.bytesOut! += c.bytesOut;

@@ -5,6 +5,7 @@ import {
   HEADER,
   KubeBusError,
   type Logger,
+  lengthAt,
   MAX_PACKET,
   type Micros,
   SECOND,
@@ -12,11 +13,17 @@ import {
   type SlabPool,
   type Timer,
 } from '../../core/index.js';
-import { ConnectionMachine, type GoodbyeInfo, type HelloInfo, type MachineOutput } from '../connection-machine.js';
+import {
+  ConnectionMachine,
+  type GoodbyeInfo,
+  type HelloInfo,
+  type MachineOutput,
+  MIN_MTU,
+} from '../connection-machine.js';
 import { type EgressOptions, EgressQueue } from '../egress-queue.js';
 import { Framer, type FrameSink } from '../framer.js';
-import type { ByteStream, StreamHandler } from '../transport.js';
-import { controlFrame } from '../wire/frame.js';
+import type { ByteStream, DatagramPath, StreamHandler } from '../transport.js';
+import { controlFrame, FrameType } from '../wire/frame.js';
 
 export interface ConnectionOptions {
   readonly clock: Clock;
@@ -45,6 +52,10 @@ const MIN_ROOM = 16 * 1024;
 export class Connection implements StreamHandler, FrameSink, MachineOutput {
   readonly machine: ConnectionMachine;
   readonly egress: EgressQueue;
+  /** Where packets go that fit; the stream takes the others. Null: the stream takes all. */
+  readonly datagrams: DatagramPath | null;
+  /** Of datagrams, by reason. */
+  readonly dropped = { datagramMalformed: 0, datagramQueue: 0 };
   readonly opened: Micros;
   bytesIn = 0;
   bytesOut = 0;
@@ -52,6 +63,9 @@ export class Connection implements StreamHandler, FrameSink, MachineOutput {
   private rx: Slab | null = null;
   private rp = 0;
   private wp = 0;
+  /** Datagrams that have arrived and not been passed on: whole frames up to datagramEnd. */
+  private datagramSlab: Slab | null = null;
+  private datagramEnd = 0;
   private timer: Timer | null = null;
   private lastTail = 0;
   private tailSince: Micros = 0;
@@ -72,7 +86,9 @@ export class Connection implements StreamHandler, FrameSink, MachineOutput {
     this.opened = now;
     this.pendingSince = now;
     this.egress = new EgressQueue(options.egress);
-    this.machine = new ConnectionMachine(now, role, local, stream.identity, options.handshakeTimeout, this);
+    this.datagrams = stream.datagrams ?? null;
+    const hello = this.datagrams === null ? local : forDatagrams(local, this.datagrams);
+    this.machine = new ConnectionMachine(now, role, hello, stream.identity, options.handshakeTimeout, this);
     stream.open(this);
     this.machine.start();
     this.arm();
@@ -86,8 +102,7 @@ export class Connection implements StreamHandler, FrameSink, MachineOutput {
   /** Whole packet frames. Straight to the stream while nothing waits. */
   send(slab: Slab, start: number, end: number): void {
     if (this.egress.packets === 0 && this.stream.pending < this.options.streamBytes) {
-      this.bytesOut += end - start;
-      this.stream.write(slab, start, end);
+      this.transmit(slab, start, end);
       return;
     }
     this.egress.push(this.options.clock.now(), slab, start, end);
@@ -132,6 +147,41 @@ export class Connection implements StreamHandler, FrameSink, MachineOutput {
     if (this.framer.error !== null)
       this.machine.fail(this.framer.error, 'the bytes received are no frame of this protocol');
     this.makeRoom();
+  }
+
+  datagramRoom(): Uint8Array {
+    if (this.datagramSlab !== null && this.datagramSlab.bytes.length - this.datagramEnd < HEADER + MAX_PACKET) {
+      this.onDatagramsDone();
+    }
+    this.datagramSlab ??= this.options.pool.take();
+    return this.datagramSlab.bytes.subarray(this.datagramEnd);
+  }
+
+  /** Only whole packet frames may travel this way; anything else is counted and forgotten. */
+  onDatagram(length: number): void {
+    if (this.machine.state === 'over') return;
+    this.machine.keepalive.handleBytes(this.options.clock.now());
+    this.bytesIn += length;
+    const { bytes } = this.datagramSlab!;
+    const end = this.datagramEnd + length;
+    let off = this.datagramEnd;
+    while (end - off >= HEADER && bytes[off] === FrameType.packet) {
+      const next = off + HEADER + lengthAt(bytes, off);
+      if (next > end) break;
+      off = next;
+    }
+    if (off === end && length > 0 && this.isOpen()) this.datagramEnd = end;
+    else this.dropped.datagramMalformed++;
+  }
+
+  onDatagramsDone(): void {
+    const slab = this.datagramSlab;
+    const end = this.datagramEnd;
+    this.datagramSlab = null;
+    this.datagramEnd = 0;
+    if (slab === null) return;
+    if (end > 0) this.events.onPackets(slab, 0, end);
+    slab.release();
   }
 
   onDrain(): void {
@@ -203,6 +253,8 @@ export class Connection implements StreamHandler, FrameSink, MachineOutput {
     }
     this.rx?.release();
     this.rx = null;
+    this.datagramSlab?.release();
+    this.datagramSlab = null;
   }
 
   // ---- helpers
@@ -231,9 +283,31 @@ export class Connection implements StreamHandler, FrameSink, MachineOutput {
   }
 
   private writeRun(slab: Slab, start: number, end: number): void {
-    this.bytesOut += end - start;
-    this.stream.write(slab, start, end);
+    this.transmit(slab, start, end);
     slab.release();
+  }
+
+  /** A run to the transport: as datagrams of as many whole frames as fit, or on the stream. */
+  private transmit(slab: Slab, start: number, end: number): void {
+    this.bytesOut += end - start;
+    const { datagrams } = this;
+    if (datagrams === null) {
+      this.stream.write(slab, start, end);
+      return;
+    }
+    const { bytes } = slab;
+    for (let off = start; off < end; ) {
+      let to = off + HEADER + lengthAt(bytes, off);
+      if (to - off > datagrams.maxBytes) this.stream.write(slab, off, to);
+      else {
+        for (let next = to; next < end; to = next) {
+          next += HEADER + lengthAt(bytes, next);
+          if (next - off > datagrams.maxBytes) break;
+        }
+        if (!datagrams.send(bytes, off, to)) this.dropped.datagramQueue++;
+      }
+      off = to;
+    }
   }
 
   /** Makes sure that the frame at the end can be completed, and that the next read has room. */
@@ -303,4 +377,9 @@ export class Connection implements StreamHandler, FrameSink, MachineOutput {
   private stalled(what: string): void {
     this.machine.over(new KubeBusError('ERR_PEER_STALLED', what, { side: 'remote' }), null);
   }
+}
+
+/** Packets are to fit a datagram, and super-packets never do. */
+function forDatagrams(hello: HelloInfo, datagrams: DatagramPath): HelloInfo {
+  return { ...hello, mtu: Math.max(MIN_MTU, Math.min(hello.mtu, datagrams.maxBytes - HEADER)), offload: false };
 }
