@@ -262,23 +262,26 @@ export class Connection implements StreamHandler, FrameSink, MachineOutput {
   private drain(): void {
     const { egress, stream } = this;
     const now = this.options.clock.now();
-    let run: Slab | null = null;
-    let start = 0;
-    let end = 0;
-    // Packets that lie one behind the other in a slab leave as one write again.
-    while (stream.pending + (end - start) < this.options.streamBytes && egress.poll(now)) {
-      const { slab, off, length } = egress;
-      if (slab === run && off === end) end += length;
-      else {
-        if (run !== null) this.writeRun(run, start, end);
-        run = slab;
-        start = off;
-        end = off + length;
-        run!.retain();
+    // A stream may pass a write on at once: then it reports no drain for it, and the next run follows here.
+    while (egress.packets > 0 && stream.pending < this.options.streamBytes) {
+      let run: Slab | null = null;
+      let start = 0;
+      let end = 0;
+      // Packets that lie one behind the other in a slab leave as one write again.
+      while (stream.pending + (end - start) < this.options.streamBytes && egress.poll(now)) {
+        const { slab, off, length } = egress;
+        if (slab === run && off === end) end += length;
+        else {
+          if (run !== null) this.writeRun(run, start, end);
+          run = slab;
+          start = off;
+          end = off + length;
+          run!.retain();
+        }
+        slab!.release();
       }
-      slab!.release();
+      if (run !== null) this.writeRun(run, start, end);
     }
-    if (run !== null) this.writeRun(run, start, end);
     this.events.onWritable(this);
   }
 
