@@ -1,7 +1,7 @@
 // Who a certificate names. Nodes: URI SAN kubebus://<tenant>/<node>, and kubebus-prefix:<CIDR> for each prefix they may
 // originate. The cloud: URI SAN kubebus-cloud:<name>.
 
-import type { PeerIdentity } from '../lib/l2/transport.js';
+import type { PeerIdentity, TlsMaterial, TlsSource } from '../lib/l2/transport.js';
 
 /** The parts of tls' PeerCertificate that are read here. */
 export interface CertificateFields {
@@ -53,4 +53,10 @@ export function cloudIdentity(certificate: CertificateFields): PeerIdentity | nu
     authenticated: true,
     expires: Date.parse(certificate.valid_to ?? ''),
   };
+}
+
+/** The texts to use now. */
+export function material(tls: TlsMaterial | TlsSource): TlsMaterial {
+  const { cert, key, ca } = 'current' in tls ? tls.current() : tls;
+  return { cert, key, ca };
 }

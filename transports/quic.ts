@@ -6,8 +6,16 @@ import { X509Certificate } from 'node:crypto';
 import { lookup } from 'node:dns/promises';
 import net from 'node:net';
 import { KubeBusError, type Micros, MS, SECOND } from '../lib/core/index.js';
-import type { AcceptHandler, ByteStream, Listener, PeerIdentity, Transport } from '../lib/l2/transport.js';
-import { cloudIdentity, nodeIdentity } from './identity.js';
+import type {
+  AcceptHandler,
+  ByteStream,
+  Listener,
+  PeerIdentity,
+  TlsMaterial,
+  TlsSource,
+  Transport,
+} from '../lib/l2/transport.js';
+import { cloudIdentity, material, nodeIdentity } from './identity.js';
 import { QuicEndpoint } from './quic/endpoint.js';
 import { type Engine, type EngineConfig, loadEngine } from './quic/engine.js';
 import { DEFAULT_PORT, parseHostPort } from './tcp.js';
@@ -15,8 +23,8 @@ import { DEFAULT_PORT, parseHostPort } from './tcp.js';
 export interface QuicOptions {
   /** Where `listen` binds, in UDP. **Default:** 0.0.0.0 and port 7443; port 0 takes a free one. */
   readonly listen?: { readonly host?: string; readonly port?: number };
-  /** PEM texts: this side's certificate and key, and the CA that signs the other's. */
-  readonly tls: { readonly cert: string; readonly key: string; readonly ca: string };
+  /** This side's certificate and key, and the CA that signs the other's: texts, or a source of them that may change. */
+  readonly tls: TlsMaterial | TlsSource;
   /** Largest UDP payload, 1200 to 65527; datagrams, and so the MTU of the link, are 52 bytes smaller. **Default:** 1350. */
   readonly udpPayload?: number;
   /** Congestion control of the whole connection. **Default:** 'cubic'. */
@@ -48,7 +56,7 @@ export function quicTransport(options: QuicOptions): Transport {
 }
 
 function makeConfig(engine: Engine, options: QuicOptions): EngineConfig {
-  const { ca, key, cert } = options.tls;
+  const { ca, key, cert } = material(options.tls);
   const pem = (text: string) => Buffer.from(text);
   const config = engine.Config.withBoringSslCtx(true, false, pem(ca), [pem(key)], [pem(cert)], null);
   const queue = options.datagramQueue ?? 4096;
@@ -72,7 +80,6 @@ function makeConfig(engine: Engine, options: QuicOptions): EngineConfig {
 function endpointOptions(engine: Engine, options: QuicOptions) {
   return {
     engine,
-    config: makeConfig(engine, options),
     udpPayload: options.udpPayload ?? 1350,
     handshakes: options.handshakes ?? 256,
     handshakeTimeout: (options.handshakeTimeout ?? 5 * SECOND) / MS,
@@ -93,6 +100,7 @@ async function dial(options: QuicOptions, address: string, signal: AbortSignal):
   const [endpoint, connection] = await QuicEndpoint.connect(
     {
       ...endpointOptions(engine, options),
+      config: () => makeConfig(engine, options),
       identify: (der) => cloudOf(der, name === null ? host : null, where),
       onReady: (stream) => settle(null, stream),
       onRefused: (code, message) => settle(dialError(code, message, where)),
@@ -133,11 +141,20 @@ function dialError(code: string, message: string, where: string): KubeBusError {
 async function listen(options: QuicOptions, handler: AcceptHandler): Promise<Listener> {
   const engine = await loadEngine();
   const { host = '0.0.0.0', port = DEFAULT_PORT } = options.listen ?? {};
+  const { tls } = options;
+  let config = makeConfig(engine, options);
+  const unsubscribe =
+    'onChange' in tls
+      ? tls.onChange(() => {
+          config = makeConfig(engine, options);
+        })
+      : () => {};
   let endpoint: QuicEndpoint;
   try {
     endpoint = await QuicEndpoint.listen(
       {
         ...endpointOptions(engine, options),
+        config: () => config,
         identify: nodeOf,
         onReady: (stream) => handler.onStream(stream),
         onRefused: (code, message, remote) => handler.onRefused(code, message, remote),
@@ -146,6 +163,7 @@ async function listen(options: QuicOptions, handler: AcceptHandler): Promise<Lis
       port,
     );
   } catch (cause) {
+    unsubscribe();
     throw new KubeBusError('ERR_CONNECT', `cannot listen on UDP ${host}:${port}: ${(cause as Error).message}`, {
       cause,
     });
@@ -155,6 +173,7 @@ async function listen(options: QuicOptions, handler: AcceptHandler): Promise<Lis
   return {
     address: `kubebus://${shown}:${local.port}?transport=quic`,
     close: () => {
+      unsubscribe();
       // Streams end by themselves after their goodbye; what is still there a second later is cut off.
       const cut = setTimeout(() => endpoint.destroyAll(), 1_000);
       return endpoint.close().finally(() => clearTimeout(cut));

@@ -15,7 +15,7 @@ import type {
   Transport,
 } from '../lib/l2/transport.js';
 import { loadNative } from '../native/loader.mjs';
-import { cloudIdentity, nodeIdentity } from './identity.js';
+import { cloudIdentity, material, nodeIdentity } from './identity.js';
 
 export const DEFAULT_PORT = 7443;
 
@@ -65,12 +65,6 @@ export function tcpTransport(options: TcpOptions): Transport {
     listen: (handler) => listen(options, handler),
     dial: (address, signal) => dial(options, address, signal),
   };
-}
-
-/** The texts to use now. */
-function material(tls: TlsMaterial | TlsSource): TlsMaterial {
-  const { cert, key, ca } = 'current' in tls ? tls.current() : tls;
-  return { cert, key, ca };
 }
 
 interface SecureDial {

@@ -7,7 +7,7 @@
 import type { Slab } from '../../lib/core/index.js';
 import type { ByteStream, DatagramPath, PeerIdentity, StreamHandler } from '../../lib/l2/transport.js';
 import type { EngineConnection, HostPort } from './engine.js';
-import { explainQuic } from './errors.js';
+import { APP_CERTIFICATE, APP_DESTROYED, APP_END, explainQuic } from './errors.js';
 
 /** The stream that carries frames: the first one that a client opens (RFC 9000 §2.1). */
 const STREAM = 0;
@@ -65,6 +65,11 @@ export class QuicConnection implements ByteStream, DatagramPath {
     return this.maxBytes > 0 ? this : undefined;
   }
 
+  /** Handed over: its end is told to the handler, and to nobody else. */
+  get opened(): boolean {
+    return this.handler !== null;
+  }
+
   /** Of the stream and of the datagrams together: both wait for the same congestion window. */
   get pending(): number {
     return this.queued + (this.state === 'ready' ? this.engine.dgramSendQueueByteSize() : 0);
@@ -110,7 +115,7 @@ export class QuicConnection implements ByteStream, DatagramPath {
 
   destroy(error?: Error): void {
     if (this.state === 'over') return;
-    this.shut(1, '');
+    this.shut(APP_DESTROYED, '');
     this.finish(error);
   }
 
@@ -144,7 +149,8 @@ export class QuicConnection implements ByteStream, DatagramPath {
       return this.schedule();
     }
     this.flush();
-    if (this.engine.isClosed()) return this.finish(explainQuic(this.engine, this.remote));
+    // Draining (RFC 9000 §10.2): nothing will be said any more, and the engine's reason is known.
+    if (this.engine.isClosed() || this.engine.isDraining()) return this.finish(explainQuic(this.engine, this.remote));
     if (this.peerFin && this.queue.length === 0 && (this.ending || this.finSent)) return this.close();
     if (this.needDrain && this.handler !== null && this.pending <= HIGH_WATER) {
       this.needDrain = false;
@@ -153,12 +159,14 @@ export class QuicConnection implements ByteStream, DatagramPath {
   };
 
   private ready(): void {
+    // The handshake's last flight goes first: without it the peer could not read why we refuse it.
+    this.flush();
     this.state = 'ready';
     this.maxBytes = this.engine.dgramMaxWritableLen() ?? 0;
     try {
       this.identity = this.host.identify(this);
     } catch (error) {
-      this.shut(2, (error as Error).message);
+      this.shut(APP_CERTIFICATE, (error as Error).message);
       return this.finish(error as Error);
     }
     this.host.onIds(this);
@@ -254,7 +262,7 @@ export class QuicConnection implements ByteStream, DatagramPath {
   };
 
   private close(): void {
-    this.shut(0, '');
+    this.shut(APP_END, '');
     this.finish(undefined);
   }
 

@@ -13,7 +13,8 @@ import { RetryTokens } from './retry.js';
 
 export interface EndpointOptions {
   readonly engine: Engine;
-  readonly config: EngineConfig;
+  /** Asked for each connection: certificates may change. */
+  config(): EngineConfig;
   /** Largest UDP payload that is sent. */
   readonly udpPayload: number;
   /** Handshakes in progress; beyond, first packets are dropped. */
@@ -72,7 +73,7 @@ export class QuicEndpoint implements ConnectionHost {
     await once(socket, 'connect');
     endpoint.connected = true;
     const scid = randomBytes(options.engine.MAX_CONN_ID_LEN);
-    const engine = options.engine.Connection.connect(name, scid, endpoint.local, { host, port }, options.config);
+    const engine = options.engine.Connection.connect(name, scid, endpoint.local, { host, port }, options.config());
     const shown = `quic://${isIPv6(host) ? `[${host}]` : host}:${port}`;
     const connection = new QuicConnection(engine, endpoint, 'dialer', shown);
     endpoint.add(connection, [scid]);
@@ -127,9 +128,9 @@ export class QuicEndpoint implements ConnectionHost {
   }
 
   onOver(connection: QuicConnection, error: Error | undefined): void {
-    const wasHandshaking = this.settled(connection);
+    this.settled(connection);
     for (const id of connection.ids) this.byId.delete(id);
-    if (error !== undefined && (wasHandshaking || connection.identity === undefined)) {
+    if (error !== undefined && !connection.opened) {
       const code = error instanceof KubeBusError ? error.code : 'ERR_TRANSPORT';
       this.options.onRefused(code, error.message, connection.remote);
     }
@@ -197,7 +198,7 @@ export class QuicEndpoint implements ConnectionHost {
   }
 
   private accept(header: ReturnType<Engine['Header']['fromSlice']>, data: Buffer, from: HostPort): void {
-    const { engine, config, handshakes } = this.options;
+    const { engine, handshakes } = this.options;
     const remote = `quic://${isIPv6(from.host) ? `[${from.host}]` : from.host}:${from.port}`;
     if (!engine.versionIsSupported(header.version)) {
       return this.reply(from, (out) => engine.negotiateVersion(header.scid, header.dcid, out));
@@ -223,7 +224,7 @@ export class QuicEndpoint implements ConnectionHost {
     }
     let accepted: EngineConnection;
     try {
-      accepted = engine.Connection.accept(scid, original, this.local, from, config);
+      accepted = engine.Connection.accept(scid, original, this.local, from, this.options.config());
     } catch (error) {
       return this.options.onRefused('ERR_TRANSPORT', (error as Error).message, remote);
     }
@@ -264,9 +265,9 @@ export class QuicEndpoint implements ConnectionHost {
     this.byId.delete(key);
   }
 
-  private settled(connection: QuicConnection): boolean {
+  private settled(connection: QuicConnection): void {
     clearTimeout(this.handshaking.get(connection));
-    return this.handshaking.delete(connection);
+    this.handshaking.delete(connection);
   }
 
   private maybeGone(): void {

@@ -6,6 +6,11 @@ import type { EngineConnection } from './engine.js';
 /** RFC 9001 §4.8: a TLS alert travels as 0x100 + its number (RFC 8446 §6.2). */
 const TLS_ALERT = 0x100;
 
+/** Codes of our CONNECTION_CLOSE frames (RFC 9000 §19.19, type 0x1d). */
+export const APP_END = 0;
+export const APP_DESTROYED = 1;
+export const APP_CERTIFICATE = 2;
+
 const ALERTS: Record<number, string> = {
   42: 'the certificate was refused: it is not valid (date, signature, purpose or name)',
   44: 'the certificate was refused: it is revoked',
@@ -29,10 +34,11 @@ export function explainQuic(engine: EngineConnection, where: string): KubeBusErr
   }
   const side = peer === null ? 'local' : 'remote';
   const text = Buffer.from(error.reason).toString('utf8');
-  if (error.isApp)
-    return error.errorCode === 0
-      ? undefined
-      : new KubeBusError('ERR_TRANSPORT', text || `closed by ${where} (${error.errorCode})`, { side });
+  if (error.isApp) {
+    if (error.errorCode === APP_END) return undefined;
+    const code = error.errorCode === APP_CERTIFICATE ? 'ERR_CERTIFICATE' : 'ERR_TRANSPORT';
+    return new KubeBusError(code, text || `closed by ${where} (${error.errorCode})`, { side });
+  }
   const alert = error.errorCode - TLS_ALERT;
   if (alert >= 0 && alert < 256) {
     const what = ALERTS[alert] ?? `TLS alert ${alert}`;
