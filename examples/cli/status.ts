@@ -1,8 +1,10 @@
 // The status socket: one JSON document per connection, for `kubebus status` and for monitoring.
 
 import { once } from 'node:events';
+import { existsSync } from 'node:fs';
 import { lstat, rm } from 'node:fs/promises';
 import { connect, createServer, type Server } from 'node:net';
+import { dirname } from 'node:path';
 import { Command } from 'commander';
 import { type Io, text, UsageError } from './common.js';
 
@@ -22,8 +24,12 @@ export function statusCommand(io: Io): Command {
 /** Serves `stats` on a unix socket with mode 0600; closing the server removes the socket. */
 export async function serveStatus(path: string, stats: () => unknown): Promise<Server> {
   const wrong = (what: string) => new UsageError(`option '--status-socket': ${path} ${what}`);
+  // Node cuts it off silently (sun_path, unix(7)).
+  if (Buffer.byteLength(path) > 107) throw wrong('is longer than the 107 bytes that a socket may have');
   // What a killed process left behind must not keep its successor from starting; a living one's must.
   if (await answers(path)) throw wrong('is in use by another process');
+  // (bind() gives EACCES for it.)
+  if (!existsSync(dirname(path))) throw wrong('cannot be made: its folder is not there');
   const there = await lstat(path).catch(() => null);
   if (there !== null && !there.isSocket()) throw wrong('is there already and is no socket');
   if (there !== null) await rm(path, { force: true }).catch(() => {});

@@ -88,8 +88,8 @@ function parseCertificate(option: string, path: string, pem: string): X509Certif
 function parseKey(path: string, pem: string): KeyObject {
   try {
     return createPrivateKey(pem);
-  } catch (error) {
-    const locked = (error as NodeJS.ErrnoException).code === 'ERR_MISSING_PASSPHRASE';
+  } catch {
+    const locked = /ENCRYPTED/.test(pem);
     throw new UsageError(
       `option '--key': ${path} ${locked ? 'is locked by a passphrase: keep it without' : 'holds no private key (PEM)'}`,
     );
