@@ -1,0 +1,65 @@
+// The command `kubebus` as a process of its own; its log as objects.
+
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { createInterface } from 'node:readline';
+import { fileURLToPath } from 'node:url';
+
+const command = fileURLToPath(new URL('../../../examples/kubebus.ts', import.meta.url));
+
+export interface Line {
+  readonly level: number;
+  readonly msg: string;
+  readonly code?: string;
+  readonly side?: string;
+  readonly [key: string]: unknown;
+}
+
+export class Kubebus {
+  readonly lines: Line[] = [];
+  err = '';
+  private readonly child: ChildProcess;
+  private readonly closed: Promise<unknown>;
+  private waiting: (() => void)[] = [];
+
+  constructor(...argv: string[]) {
+    const args = ['--import', import.meta.resolve('tsx'), command, ...argv];
+    this.child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'pipe'] });
+    this.closed = once(this.child, 'close').then(() => this.wake());
+    createInterface({ input: this.child.stdout! }).on('line', (text) => {
+      this.lines.push(JSON.parse(text) as Line);
+      this.wake();
+    });
+    this.child.stderr!.setEncoding('utf8').on('data', (text: string) => {
+      this.err += text;
+    });
+  }
+
+  /** The first line of the log that matches; throws when the process ends without one. */
+  async line(what: (line: Line) => boolean): Promise<Line> {
+    for (;;) {
+      const found = this.lines.find(what);
+      if (found !== undefined) return found;
+      if (this.child.exitCode !== null || this.child.signalCode !== null)
+        throw new Error(`ended without the line: ${this.err}\n${this.lines.map((l) => l.msg).join('\n')}`);
+      await new Promise<void>((resolve) => this.waiting.push(resolve));
+    }
+  }
+
+  says(text: RegExp): Promise<Line> {
+    return this.line((line) => text.test(line.msg));
+  }
+
+  /** Sends the signal and resolves with the exit code. */
+  async stop(signal: NodeJS.Signals = 'SIGTERM'): Promise<number | null> {
+    this.child.kill(signal);
+    await this.closed;
+    return this.child.exitCode;
+  }
+
+  private wake(): void {
+    const { waiting } = this;
+    this.waiting = [];
+    for (const resolve of waiting) resolve();
+  }
+}
