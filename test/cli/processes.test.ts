@@ -3,7 +3,7 @@
 
 import { existsSync, readFileSync, statSync } from 'node:fs';
 import test, { type ExecutionContext } from 'ava';
-import { createAuthority, nodeNames, save } from '../../examples/cli/pki.js';
+import { createAuthority, nodeNames, save } from '../../lib/join/driver/pki.js';
 import { makePki, type Pki } from './support/pki.js';
 import { Kubebus, type Line } from './support/process.js';
 import { run } from './support/run.js';

@@ -4,7 +4,7 @@ import { generateKeyPairSync } from 'node:crypto';
 import { mkdir } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import test from 'ava';
-import { createAuthority, save } from '../../examples/cli/pki.js';
+import { createAuthority, save } from '../../lib/join/driver/pki.js';
 import { makePki, type Pki, writeFiles } from './support/pki.js';
 import { run } from './support/run.js';
 

@@ -3,7 +3,7 @@
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { type Authority, cloudNames, createAuthority, nodeNames, save } from '../../../examples/cli/pki.js';
+import { type Authority, cloudNames, createAuthority, nodeNames, save } from '../../../lib/join/driver/pki.js';
 
 export interface Pki {
   readonly dir: string;
