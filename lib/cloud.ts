@@ -27,11 +27,10 @@ import {
   attachLink,
   CloudControl,
   type ControlLimits,
-  changeDevice,
-  configureDevice,
   DeadlineTimer,
   formatAddress,
   formatPrefix,
+  HostNetwork,
   type NodeSession,
   openTun,
   type Prefix,
@@ -223,6 +222,7 @@ class Tenant {
   readonly pool: AddressPool;
   tun: TunDevice | null = null;
   private readonly vrf: Vrf;
+  private network: HostNetwork | null = null;
   private readonly control: CloudControl;
   private readonly deadline: DeadlineTimer;
   private readonly members = new Map<Link, Member>();
@@ -261,6 +261,7 @@ class Tenant {
       pool: this.pool,
       mtu,
       onRecord,
+      ...(options.tun ? { onPrefixes: ({ added, removed }) => this.network?.routes(added, removed) } : {}),
       logger,
       ...(cloud.holdMs === undefined ? {} : { holdMs: cloud.holdMs }),
       ...(cloud.controlLimits === undefined ? {} : { limits: cloud.controlLimits }),
@@ -282,19 +283,12 @@ class Tenant {
       offload: tun.takesOffload,
       sources: this.pool.gateway.map((address) => ({ address, length: address.length * 8 })),
     });
-    const text = (bytes: number) => {
-      const address = this.pool.gateway.find((a) => a.length === bytes);
-      return address === undefined ? undefined : formatAddress(address);
-    };
-    const [v4, v6] = [text(4), text(16)];
-    await configureDevice(tun.name, {
-      mtu,
-      addresses: this.pool.gateway.map((a) => `${formatAddress(a)}/${a.length * 8}`),
-    });
-    await changeDevice(tun.name, {
-      addRoutes: this.pool.prefixes,
-      source: { ...(v4 === undefined ? {} : { v4 }), ...(v6 === undefined ? {} : { v6 }) },
-    });
+    this.network = new HostNetwork(tun.name, mtu, (error) =>
+      this.logger.error({ tenant: this.name, code: error.code }, error.message),
+    );
+    this.network.addresses(this.pool.gateway, [], this.pool.gateway);
+    this.network.routes(this.pool.prefixes, []);
+    await this.network.settled();
     // A slow node must not stop the others, so the device is never paused: each link's own queue drops.
     tun.open({
       onPackets: (slab, start, end) => host.handlePackets(this.clock.now(), slab, start, end),
@@ -372,6 +366,7 @@ class Tenant {
 
   stop(): void {
     this.deadline.close();
+    this.network?.close();
     this.tun?.close();
   }
 

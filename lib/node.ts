@@ -17,11 +17,10 @@ import { dialLink, isName, type Link, type LinkOptions, type Transport } from '.
 import {
   attachLink,
   type ControlLimits,
-  changeDevice,
-  configureDevice,
   DEFAULT_METRIC,
   formatAddress,
   formatPrefix,
+  HostNetwork,
   isAddress,
   NodeControl,
   openTun,
@@ -29,7 +28,6 @@ import {
   type PingOptions,
   type PingReport,
   type Port,
-  type Prefix,
   parseAddress,
   parsePrefix,
   prefixHas,
@@ -126,7 +124,8 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
   private readonly linkPort: Port;
   private readonly control: NodeControl;
   private readonly pinger: PingDriver;
-  private readonly kernel: KernelView | null;
+  private readonly tun: TunDevice | null;
+  private readonly network: HostNetwork | null;
   private readonly random: Random;
   private readonly socketOptions: StackOptions;
   private netValue: Net | null = null;
@@ -148,7 +147,9 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
     const state = path === null ? null : await StateFile.open({ path, clock, logger, damaged: 'setAside' });
     const node = new KubeBusNode(options, state);
     try {
-      await node.ready(signal);
+      // A device that cannot be configured is told at once, not when the cloud answers.
+      await Promise.all([node.ready(signal), node.network?.settled()]);
+      await node.network?.settled();
     } catch (error) {
       await node.stop();
       throw error;
@@ -200,7 +201,8 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
       onState: (linkState, reason) => this.onLinkState(linkState, reason),
       onWritable: () => tun?.resume(),
     });
-    this.kernel = tun === null ? null : new KernelView(tun, mtu, (error) => this.fail(error));
+    this.tun = tun;
+    this.network = tun === null ? null : new HostNetwork(tun.name, mtu, (error) => this.fail(error));
     const host = tun === null ? null : this.openHost(tun, mtu);
     this.control = new NodeControl({
       node: options.node,
@@ -214,12 +216,12 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
         onAddresses: ({ added, removed, all }) => {
           const texts = all.map(formatAddress);
           state?.save(() => ({ addresses: texts }));
-          this.kernel?.addresses(added, removed, all);
+          this.network?.addresses(added, removed, all);
           this.emit('addresses', texts);
         },
-        onPrefixes: ({ added, removed }) => this.kernel?.routes(added, removed),
+        onPrefixes: ({ added, removed }) => this.network?.routes(added, removed),
         onRoutes: () => this.emit('routes', this.routes()),
-        onMtu: (tenantMtu) => this.kernel?.mtu(Math.min(tenantMtu, this.link.mtu)),
+        onMtu: (tenantMtu) => this.network?.mtu(Math.min(tenantMtu, this.link.mtu)),
         onRefused: (reason, prefixes) => {
           logger.error({ code: reason.code, prefixes: prefixes.map(formatPrefix) }, `refused: ${reason.message}`);
           this.emit('refused', reason);
@@ -317,7 +319,7 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
 
   /** Name of the TUN device, or null. */
   get device(): string | null {
-    return this.kernel?.tun.name ?? null;
+    return this.tun?.name ?? null;
   }
 
   routes(): readonly RouteInfo[] {
@@ -352,7 +354,7 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
       router: this.vrf.stats(),
       ...(this.netValue === null ? {} : { sockets: this.netValue.stats() }),
       control: { ...this.control.counters },
-      ...(this.kernel === null ? {} : { device: this.kernel.tun.name, tun: this.kernel.tun.stats() }),
+      ...(this.tun === null ? {} : { device: this.tun.name, tun: this.tun.stats() }),
       routes: this.routes(),
     };
   }
@@ -364,7 +366,8 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
     this.netValue?.close();
     this.pinger.close();
     this.link.close(new KubeBusError('ERR_PEER_GOODBYE', message));
-    this.kernel?.tun.close();
+    this.network?.close();
+    this.tun?.close();
     await this.flushState();
     this.hold.unref();
   }
@@ -497,55 +500,4 @@ function rememberedAddresses(state: StateFile | null): Uint8Array[] {
   const addresses = (state?.initial as { addresses?: unknown } | null)?.addresses;
   if (!Array.isArray(addresses)) return [];
   return addresses.filter((a): a is string => typeof a === 'string' && isAddress(a)).map(parseAddress);
-}
-
-/** What the host's kernel was told of the overlay; changes go through one queue, in order. */
-class KernelView {
-  private queue: Promise<void> = Promise.resolve();
-  private source: { v4?: string; v6?: string } = {};
-  private mtuNow: number;
-
-  constructor(
-    readonly tun: TunDevice,
-    mtu: number,
-    private readonly onError: (error: KubeBusError) => void,
-  ) {
-    this.mtuNow = mtu;
-    this.enqueue(() => configureDevice(tun.name, { addresses: [], mtu }));
-  }
-
-  addresses(added: readonly Uint8Array[], removed: readonly Uint8Array[], all: readonly Uint8Array[]): void {
-    const host = (a: Uint8Array) => `${formatAddress(a)}/${a.length * 8}`;
-    const first = (bytes: number) => all.find((a) => a.length === bytes);
-    const v4 = first(4);
-    const v6 = first(16);
-    this.source = { ...(v4 && { v4: formatAddress(v4) }), ...(v6 && { v6: formatAddress(v6) }) };
-    this.enqueue(() =>
-      changeDevice(this.tun.name, { addAddresses: added.map(host), removeAddresses: removed.map(host) }),
-    );
-  }
-
-  routes(added: readonly Prefix[], removed: readonly Prefix[]): void {
-    const { source } = this;
-    this.enqueue(() => changeDevice(this.tun.name, { addRoutes: added, removeRoutes: removed, source }));
-  }
-
-  mtu(mtu: number): void {
-    if (mtu === this.mtuNow) return;
-    this.mtuNow = mtu;
-    this.enqueue(() => changeDevice(this.tun.name, { mtu }));
-  }
-
-  /** Resolves when everything asked for so far is done. */
-  get settled(): Promise<void> {
-    return this.queue;
-  }
-
-  private enqueue(task: () => Promise<void>): void {
-    this.queue = this.queue.then(task).catch((error: unknown) => {
-      this.onError(
-        error instanceof KubeBusError ? error : new KubeBusError('ERR_TUN', String(error), { cause: error }),
-      );
-    });
-  }
 }

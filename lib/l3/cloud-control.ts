@@ -26,6 +26,8 @@ export interface CloudControlOptions {
   readonly limits?: Partial<ControlLimits>;
   /** Runs `fn` soon, but not inside the call. **Default:** queueMicrotask. */
   readonly defer?: (fn: () => void) => void;
+  /** Subnets behind the nodes, for the kernel of a cloud that is on the overlay itself. Both lists may repeat what is known. */
+  readonly onPrefixes?: (change: { added: readonly Prefix[]; removed: readonly Prefix[] }) => void;
   /** Something that a state file should keep changed: pool.snapshot(). */
   readonly onRecord?: () => void;
   readonly logger?: Logger;
@@ -57,6 +59,7 @@ export class CloudControl {
   private readonly limits: ControlLimits;
   private readonly defer: (fn: () => void) => void;
   private readonly onRecord: () => void;
+  private readonly onPrefixes: CloudControlOptions['onPrefixes'];
   private readonly logger: Logger;
   private readonly registry = new RouteRegistry();
   /** The nodes' addresses as routes, by node: told to all, so that names and peers can be found. */
@@ -80,6 +83,7 @@ export class CloudControl {
     this.limits = { ...DEFAULT_CONTROL_LIMITS, ...options.limits };
     this.defer = options.defer ?? queueMicrotask;
     this.onRecord = options.onRecord ?? (() => {});
+    this.onPrefixes = options.onPrefixes;
     this.logger = options.logger ?? silentLogger;
     this.vrf.setAddresses(this.pool.gateway);
   }
@@ -360,6 +364,11 @@ export class CloudControl {
     if (this.changes.size === 0) return;
     const all = [...this.changes.values()];
     this.changes.clear();
+    if (this.onPrefixes !== undefined) {
+      const prefixes = all.filter((c) => c.route.kind !== 'edge').map((c) => c.route.prefix);
+      const added = prefixes.filter((p) => this.registry.has(p));
+      if (prefixes.length > 0) this.onPrefixes({ added, removed: prefixes.filter((p) => !this.registry.has(p)) });
+    }
     this.revision++;
     this.snapshot = null;
     const revision = this.revision;

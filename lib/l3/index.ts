@@ -20,7 +20,14 @@ export {
   type PingReport,
 } from './driver.js';
 export type * from './endpoint.js';
-export { changeDevice, configureDevice, type DeviceConfig } from './netconfig.js';
+export {
+  changeDevice,
+  configureDevice,
+  type DeviceChange,
+  type DeviceConfig,
+  HostNetwork,
+  systemEnvironment,
+} from './netconfig.js';
 export { NodeControl, type NodeControlOptions } from './node-control.js';
 export { completeChecksum, MAX_SEGMENTS, offloadHeaders, Segmenter, wireLength } from './offload.js';
 export { Pinger, type PingerOptions, type PingFailure, type PingRequest, type PingResult } from './pinger.js';

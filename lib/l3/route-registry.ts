@@ -37,6 +37,11 @@ export class RouteRegistry {
     return this.sorted.flatMap((entry) => [...entry.routes.values()]);
   }
 
+  /** Somebody originates exactly this prefix. */
+  has(prefix: Prefix): boolean {
+    return this.byKey.has(prefixKey(prefix));
+  }
+
   /** A copy of the node's routes, by prefixKey. */
   routesOf(node: string): Map<string, Route> {
     return new Map(this.byNode.get(node));
