@@ -5,6 +5,7 @@ import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { closeSync, existsSync, mkdtempSync, openSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { systemEnvironment } from '../../lib/l3/index.js';
 
 export interface RunResult {
   readonly code: number | null;
@@ -20,6 +21,9 @@ export interface RunOptions {
   readonly cwd?: string;
 }
 
+/** Commands that run now: a lab that goes down in the middle of a step takes them along. */
+const running = new Set<ChildProcess>();
+
 /** Runs a command to its end. Never rejects: a command that cannot start has code null and says why in stderr. */
 export function run(command: string, args: readonly string[], options: RunOptions = {}): Promise<RunResult> {
   return new Promise((resolve) => {
@@ -29,9 +33,10 @@ export function run(command: string, args: readonly string[], options: RunOption
     const child = spawn(command, args, {
       stdio: ['ignore', 'pipe', 'pipe'],
       detached: true, // Ctrl-C is for us; we end the children in our own order
-      ...(options.env ? { env: options.env } : {}),
+      env: options.env ?? systemEnvironment(),
       ...(options.cwd ? { cwd: options.cwd } : {}),
     });
+    running.add(child);
     const timer = setTimeout(() => {
       timedOut = true;
       signalGroup(child, 'SIGKILL');
@@ -41,6 +46,7 @@ export function run(command: string, args: readonly string[], options: RunOption
     child.on('error', (error) => err.push(Buffer.from(error.message)));
     child.on('close', (code) => {
       clearTimeout(timer);
+      running.delete(child);
       resolve({ code, stdout: Buffer.concat(out).toString(), stderr: Buffer.concat(err).toString(), timedOut });
     });
   });
@@ -59,8 +65,9 @@ export async function must(command: string, args: readonly string[], options?: R
 
 /** Is the program on the PATH? */
 export function has(program: string): boolean {
-  const path = `${process.env.PATH ?? ''}:/usr/sbin:/sbin`;
-  return path.split(':').some((dir) => dir !== '' && existsSync(join(dir, program)));
+  return systemEnvironment()
+    .PATH!.split(':')
+    .some((dir) => existsSync(join(dir, program)));
 }
 
 /** Polls until `probe` gives something else than undefined or false; throws `what` after `timeoutMs`. */
@@ -209,27 +216,26 @@ export class Lab {
     deviceB: string,
     addressesB: readonly string[],
   ): Promise<void> {
+    const [nsA, nsB] = [this.full(a), this.full(b)];
     await must('ip', [
-      'link',
-      'add',
-      deviceA,
-      'netns',
-      this.full(a),
-      'type',
-      'veth',
-      'peer',
-      'name',
-      deviceB,
-      'netns',
-      this.full(b),
+      ...['link', 'add', deviceA, 'netns', nsA, 'type', 'veth'],
+      ...['peer', 'name', deviceB, 'netns', nsB],
     ]);
     for (const [ns, device, addresses] of [
       [a, deviceA, addressesA],
       [b, deviceB, addressesB],
     ] as const) {
       await this.address(ns, device, ...addresses);
-      await this.ip(ns, 'link', 'set', device, 'up');
+      await this.ip(ns, 'link', 'set', 'dev', device, 'up');
     }
+  }
+
+  /** A switch in a namespace, with what hangs on it: devices of the namespace. */
+  async bridge(ns: string, device: string, addresses: readonly string[], ports: readonly string[]): Promise<void> {
+    await this.ip(ns, 'link', 'add', device, 'type', 'bridge', 'forward_delay', '0', 'mcast_snooping', '0');
+    await this.address(ns, device, ...addresses);
+    for (const port of ports) await this.ip(ns, 'link', 'set', 'dev', port, 'master', device);
+    await this.ip(ns, 'link', 'set', 'dev', device, 'up');
   }
 
   /** Adds addresses (with prefix length) to a device. */
@@ -269,7 +275,7 @@ export class Lab {
     const child = spawn('ip', ['netns', 'exec', this.full(ns), command, ...args], {
       stdio: ['ignore', log, log],
       detached: true,
-      ...(options.env ? { env: options.env } : {}),
+      env: options.env ?? systemEnvironment(),
       ...(options.cwd ? { cwd: options.cwd } : {}),
     });
     closeSync(log);
@@ -356,6 +362,7 @@ export class Lab {
     if (this.isDown) return;
     this.isDown = true;
     this.release();
+    for (const child of running) signalGroup(child, 'SIGKILL');
     for (const undo of this.undo.reverse()) undo();
     for (const ns of this.names) removeNamespace(this.full(ns));
     rmSync(this.work, { recursive: true, force: true });
