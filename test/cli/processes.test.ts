@@ -47,7 +47,7 @@ test('a cloud and two edges: up, asked for their state, stopped by SIGTERM and S
   const [e1, e2] = [edge('e1', '--status-socket', edgeSocket), edge('e2')];
   const ups = await Promise.all([e1, e2].map((e) => e.says(/^edge up$/)));
   const addresses = ups.map((up) => up.addresses as string[]);
-  t.deepEqual(new Set(addresses.flat()), new Set(['10.80.0.2', '10.80.0.3', 'fd80::2', 'fd80::3']));
+  t.deepEqual(addresses.flat().sort(), ['10.80.0.2', '10.80.0.3', 'fd80::2', 'fd80::3']);
   t.is(statSync(edgeSocket).mode & 0o777, 0o600);
 
   const asked = JSON.parse((await run('status', '--socket', cloudSocket)).out);
@@ -117,10 +117,14 @@ test('who is refused reads the reason, and so does the cloud', async (t) => {
   const wrongCa = start(t, 'edge', '--cloud', address, ...pki.flags('acme-e1', 'other-ca'));
   const plainText = start(t, 'edge', '--cloud', address, '--insecure', '--tenant', 'acme', '--node', 'open');
   await Promise.all([
+    // The edge ends the handshake, and only it knows why.
+    wrongCa.line(
+      (l) => l.code === 'ERR_CERTIFICATE' && /^refused: certificate of 127.*another CA than ours/.test(l.msg),
+    ),
     both(
       'a certificate of another CA',
       node('edge', 'acme-forged'),
-      ['ERR_CERTIFICATE', /^refused: .*not signed by its CA/],
+      ['ERR_CERTIFICATE', /^refused: .*not signed by our CA/],
       ['ERR_CERTIFICATE', /^connection refused: .*not signed by our CA/],
     ),
     both(
@@ -154,15 +158,9 @@ test('who is refused reads the reason, and so does the cloud', async (t) => {
       ['ERR_ROUTE_NOT_ALLOWED', /10\.7\.0\.0\/24 is not among/],
     ),
     both(
-      'a cloud whose CA is not ours',
-      wrongCa,
-      ['ERR_CERTIFICATE', /^refused: certificate of 127\.0\.0\.1:\d+: .*not signed by our CA|signed by another CA/],
-      ['ERR_CERTIFICATE', /peer refused our certificate: it is not signed by its CA/],
-    ),
-    both(
       'a plain-text node at a cloud with TLS',
       plainText,
-      ['ERR_TRANSPORT', /TLS|ended/],
+      ['ERR_TRANSPORT', /ended/],
       ['ERR_CERTIFICATE', /does not speak TLS/],
     ),
   ]);
