@@ -1,13 +1,14 @@
 // The reference transport: streams joined in memory. Addresses are names: `kubebus://anything` of the same hub object.
 
 import { KubeBusError, type Slab } from '../lib/core/index.js';
-import type {
-  AcceptHandler,
-  ByteStream,
-  Listener,
-  PeerIdentity,
-  StreamHandler,
-  Transport,
+import {
+  type AcceptHandler,
+  type ByteStream,
+  type Listener,
+  type PeerIdentity,
+  STREAM_HIGH_WATER,
+  type StreamHandler,
+  type Transport,
 } from '../lib/l2/transport.js';
 
 const NOBODY: PeerIdentity = {
@@ -17,7 +18,6 @@ const NOBODY: PeerIdentity = {
   authenticated: false,
   expires: Number.POSITIVE_INFINITY,
 };
-const HIGH_WATER = 64 * 1024;
 
 /** Everybody who holds the same object can reach its listener. */
 export function memoryTransport(name = 'memory', defer: (fn: () => void) => void = queueMicrotask): Transport {
@@ -75,7 +75,7 @@ class MemoryStream implements ByteStream {
     this.queue.push({ slab, start, end });
     this.pending += end - start;
     this.schedule();
-    if (this.pending > HIGH_WATER) this.needDrain = true;
+    if (this.pending >= STREAM_HIGH_WATER) this.needDrain = true;
     return !this.needDrain;
   }
 
@@ -89,14 +89,12 @@ class MemoryStream implements ByteStream {
   }
 
   end(): void {
+    if (this.closed) return;
     this.ended = true;
     this.schedule();
   }
 
   destroy(error?: Error): void {
-    if (this.closed) return;
-    for (const { slab } of this.queue) slab.release();
-    this.queue.length = 0;
     this.finish(error);
     this.other.finish();
   }
@@ -140,6 +138,9 @@ class MemoryStream implements ByteStream {
   private finish(error?: Error): void {
     if (this.closed) return;
     this.closed = true;
+    for (const { slab } of this.queue) slab.release();
+    this.queue.length = 0;
+    this.pending = 0;
     this.defer(() => this.handler?.onClose(error));
   }
 }

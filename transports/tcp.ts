@@ -2,20 +2,20 @@
 
 import net from 'node:net';
 import tls from 'node:tls';
-import { KubeBusError, type Micros, SECOND, type Slab } from '../lib/core/index.js';
+import { KubeBusError, type Micros, SECOND } from '../lib/core/index.js';
 import type {
   AcceptHandler,
   ByteStream,
   Listener,
   PeerIdentity,
   PortService,
-  StreamHandler,
   TlsMaterial,
   TlsSource,
   Transport,
 } from '../lib/l2/transport.js';
-import { loadNative } from '../native/loader.mjs';
 import { cloudIdentity, material, nodeIdentity } from './identity.js';
+import { SocketStream } from './socket-stream.js';
+import { connectError, explain, explainCertificate, handshakeCode } from './tls-reasons.js';
 
 export const DEFAULT_PORT = 7443;
 
@@ -30,9 +30,15 @@ export interface TcpOptions {
   readonly insecure?: boolean;
   /** Time for the TLS handshake of an accepted connection. **Default:** 5 s. */
   readonly handshakeTimeout?: Micros;
-  /** TLS handshakes in progress; beyond, connections are closed at once. **Default:** 256. */
+  /**
+   * TLS handshakes in progress. When all places are taken, one that is older than a second gives way; if there is none the newcomer is
+   * closed at once. **Default:** 256.
+   */
   readonly handshakes?: number;
 }
+
+/** A handshake takes a few round trips: who needs longer than this gives way when all places are taken. */
+const GIVE_WAY_MS = 1_000;
 
 /** AES-GCM first: with AES instructions it is several times as fast as ChaCha20 (which stays for those without). */
 const CIPHERS = 'TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256';
@@ -123,19 +129,35 @@ async function connectSocket(
   return { socket, where };
 }
 
-async function dial(options: TcpOptions, address: string, signal: AbortSignal): Promise<ByteStream> {
-  const secure = options.tls === undefined ? undefined : material(options.tls);
+async function dial(
+  options: TcpOptions,
+  address: string,
+  signal: AbortSignal,
+  farewell?: (reason: KubeBusError) => Uint8Array,
+): Promise<ByteStream> {
+  // Not verified by Node, which would destroy the socket without a word to the other side; but here, before there is a stream.
+  const secure = options.tls === undefined ? undefined : { ...material(options.tls), unverified: true };
   const { socket, where } = await connectSocket(address, secure, signal);
   if (!(socket instanceof tls.TLSSocket)) return new SocketStream(socket, NOBODY, `tcp://${where}`);
-  const identity = cloudIdentity(socket.getPeerCertificate());
-  if (identity === null) {
-    socket.destroy();
-    throw new KubeBusError(
-      'ERR_CERTIFICATE',
-      `the certificate of ${where} is not a cloud's (no kubebus-cloud: name in it)`,
-    );
+  const refusal = cloudRefusal(socket);
+  if (refusal === null) {
+    return new SocketStream(socket, cloudIdentity(socket.getPeerCertificate())!, `tls://${where}`);
   }
-  return new SocketStream(socket, identity, `tls://${where}`);
+  const told = new KubeBusError('ERR_CERTIFICATE', `the node refused the cloud's certificate: ${refusal}`);
+  socket.on('error', () => {});
+  socket.resume(); // what is left unread would turn the end into a reset
+  if (farewell === undefined) socket.destroy();
+  else socket.end(farewell(told));
+  setTimeout(() => socket.destroy(), 1_000).unref();
+  throw new KubeBusError('ERR_CERTIFICATE', `certificate of ${where}: ${refusal}`);
+}
+
+/** Why this socket does not lead to our cloud, or null. */
+function cloudRefusal(socket: tls.TLSSocket): string | null {
+  if (!socket.authorized) return explainCertificate(socket.authorizationError);
+  return cloudIdentity(socket.getPeerCertificate()) === null
+    ? "it is not a cloud's (no kubebus-cloud: name in it)"
+    : null;
 }
 
 /**
@@ -227,33 +249,15 @@ function tlsServer(options: TcpOptions, secure: TlsMaterial | TlsSource, handler
     const unsubscribe = secure.onChange(() => server.setSecureContext(context()));
     server.once('close', unsubscribe);
   }
-  let handshaking = 0;
-  const limit = options.handshakes ?? 256;
-  const waiting = new Map<string, () => void>();
+  const handshakes = new Handshakes(options.handshakes ?? 256);
   server.on('connection', (socket: net.Socket) => {
-    if (handshaking >= limit) {
-      const text = `more than ${limit} TLS handshakes in progress`;
-      handler.onRefused('ERR_TOO_MANY_CONNECTIONS', text, remoteOf('tls', socket));
-      socket.destroy();
-      return;
-    }
-    handshaking++;
-    let done = false;
-    // Either end of the handshake, or of the socket, gives the place back, once.
-    const over = () => {
-      if (!done) handshaking--;
-      done = true;
-    };
-    socket.once('close', over);
-    waiting.set(`${socket.remoteAddress}:${socket.remotePort}`, over);
+    if (handshakes.begin(socket)) return;
+    const text = `more than ${handshakes.limit} TLS handshakes in progress`;
+    handler.onRefused('ERR_TOO_MANY_CONNECTIONS', text, remoteOf('tls', socket));
+    socket.destroy(); // no TLS, so nothing can be said
   });
-  const finished = (socket: tls.TLSSocket) => {
-    const key = `${socket.remoteAddress}:${socket.remotePort}`;
-    waiting.get(key)?.();
-    waiting.delete(key);
-  };
   server.on('secureConnection', (socket) => {
-    finished(socket);
+    handshakes.end(socket);
     const remote = remoteOf('tls', socket);
     const service = services.find((s) => s.protocol === socket.alpnProtocol);
     if (service !== undefined) {
@@ -267,8 +271,8 @@ function tlsServer(options: TcpOptions, secure: TlsMaterial | TlsSource, handler
     handler.onRefused('ERR_CERTIFICATE', refusal, remote, new SocketStream(socket, NOBODY, remote));
   });
   server.on('tlsClientError', (error, socket) => {
-    finished(socket);
-    handler.onRefused('ERR_CERTIFICATE', explainTls(error), remoteOf('tls', socket));
+    handshakes.end(socket);
+    handler.onRefused(handshakeCode(error), explain(error), remoteOf('tls', socket));
     socket.destroy();
   });
   return server;
@@ -279,205 +283,39 @@ function linkRefusal(socket: tls.TLSSocket): string | null {
   // Node calls a resumed TLS 1.3 session authorized though it shows no certificate. Nodes never resume.
   if (socket.isSessionReused()) return 'the TLS session was resumed: the certificate has to be shown each time';
   if (socket.getPeerX509Certificate() === undefined) return 'the peer sent no certificate';
-  if (!socket.authorized) {
-    const code = String(socket.authorizationError);
-    return `certificate refused: ${explainTls(Object.assign(new Error('it is not valid'), { code }))}`;
-  }
+  if (!socket.authorized) return `certificate refused: ${explainCertificate(socket.authorizationError)}`;
   if (nodeIdentity(socket.getPeerCertificate()) === null)
     return 'the certificate names no node (URI kubebus://tenant/node)';
   return null;
 }
 
-/** One for all streams: a read is over before the next begins. */
-const sharedRead = Buffer.allocUnsafeSlow(64 * 1024);
-const MIN_READ = 16 * 1024;
+const endOf = (socket: net.Socket) => `${socket.remoteAddress}:${socket.remotePort}`;
 
-/**
- * Makes an accepted socket read into buffers of ours, as the option `onread` of net.connect does, which servers do not
- * offer: saves an allocation of 64 KiB per read. The fields are Node's own, found by name on a socket made with the
- * public option; where a version of Node has others, false is returned and 'data' events do.
- */
-function useReadBuffer(
-  socket: net.Socket,
-  room: () => Uint8Array,
-  callback: (n: number, buf: Uint8Array) => boolean,
-): boolean {
-  const handle = (socket as unknown as { _handle?: { useUserBuffer?(buf: Uint8Array): void } })._handle;
-  if (readFields === null || handle === undefined || handle === null || typeof handle.useUserBuffer !== 'function')
-    return false;
-  const fields = socket as unknown as Record<symbol, unknown>;
-  const first = room();
-  fields[readFields.buffer] = first;
-  fields[readFields.callback] = callback;
-  fields[readFields.next] = room;
-  handle.useUserBuffer(first);
-  socket.resume();
-  return true;
-}
+/** TLS handshakes in progress, the oldest first. */
+class Handshakes {
+  private readonly begun = new Map<string, { socket: net.Socket; at: number }>();
 
-const readFields = findReadFields();
+  constructor(readonly limit: number) {}
 
-const IPPROTO_TCP = 6;
-const TCP_NOTSENT_LOWAT = 25;
-/** Bytes that the kernel holds without having sent them: what waits longer waits in the link's fair queue instead. */
-const NOTSENT_BYTES = 128 * 1024;
-
-/** Keeps the kernel's send queue short (where the addon is there to ask for it), so that a ping overtakes bulk in our queue. */
-function limitUnsent(socket: net.Socket): void {
-  type Handle = { fd?: number; _parent?: { fd?: number } } | null | undefined;
-  const handle = (socket as unknown as { _handle?: Handle })._handle;
-  // A TLS handle wraps the TCP handle.
-  const fd = handle?.fd ?? -1;
-  const real = fd >= 0 ? fd : (handle?._parent?.fd ?? -1);
-  if (real >= 0) loadNative()?.setSocketOption(real, IPPROTO_TCP, TCP_NOTSENT_LOWAT, NOTSENT_BYTES);
-}
-
-function findReadFields(): { buffer: symbol; callback: symbol; next: symbol } | null {
-  const options = { onread: { buffer: () => sharedRead, callback: () => true } };
-  const probe = new net.Socket(options as net.SocketConstructorOpts);
-  const named = (name: string) => Object.getOwnPropertySymbols(probe).find((s) => s.description === name);
-  const [buffer, callback, next] = [named('kBuffer'), named('kBufferCb'), named('kBufferGen')];
-  probe.destroy();
-  if (buffer === undefined || callback === undefined || next === undefined) return null;
-  return { buffer, callback, next };
-}
-
-class SocketStream implements ByteStream {
-  private handler: StreamHandler | null = null;
-  private needDrain = false;
-
-  constructor(
-    private readonly socket: net.Socket,
-    readonly identity: PeerIdentity,
-    readonly remote: string,
-  ) {
-    socket.on('error', () => {}); // reported by 'close', with the error kept below
-  }
-
-  open(handler: StreamHandler): void {
-    this.handler = handler;
-    const { socket } = this;
-    let failure: Error | undefined;
-    socket.on('error', (error: Error) => {
-      failure = error;
-    });
-    if (
-      !useReadBuffer(
-        socket,
-        () => this.nextRoom(),
-        (n, buf) => this.landed(n, buf),
-      )
-    ) {
-      socket.on('data', (chunk: Buffer) => this.receive(chunk));
+  /** False: no place is free. */
+  begin(socket: net.Socket): boolean {
+    const now = performance.now();
+    if (this.begun.size >= this.limit) {
+      const [key, oldest] = this.begun.entries().next().value!;
+      if (now - oldest.at < GIVE_WAY_MS) return false;
+      this.begun.delete(key);
+      oldest.socket.destroy();
     }
-    socket.on('drain', () => {
-      this.needDrain = false;
-      handler.onDrain();
+    const key = endOf(socket);
+    this.begun.set(key, { socket, at: now });
+    socket.once('close', () => {
+      if (this.begun.get(key)?.socket === socket) this.begun.delete(key);
     });
-    // A half-closed link is of no use: the other side's end is ours.
-    socket.on('end', () => socket.end());
-    socket.on('close', () => handler.onClose(failure === undefined ? undefined : streamError(failure)));
-    limitUnsent(socket);
-    if (socket.destroyed) queueMicrotask(() => handler.onClose(failure));
-  }
-
-  get pending(): number {
-    return this.socket.writableLength;
-  }
-
-  write(slab: Slab, start: number, end: number): boolean {
-    if (!this.socket.writable) return true;
-    slab.retain();
-    const more = this.socket.write(slab.bytes.subarray(start, end), () => slab.release());
-    if (!more) this.needDrain = true;
-    return !this.needDrain;
-  }
-
-  pause(): void {
-    this.socket.pause();
-  }
-
-  resume(): void {
-    this.socket.resume();
-  }
-
-  end(): void {
-    this.socket.end();
-  }
-
-  destroy(error?: Error): void {
-    this.socket.destroy(error);
-  }
-
-  /** Where the next read is to land: behind a frame that is half there, else in the buffer that all idle streams share. */
-  private nextRoom(): Uint8Array {
-    const { handler } = this;
-    if (handler === null || !handler.hasPartial) return sharedRead;
-    const room = handler.room();
-    return room.length >= MIN_READ ? room : sharedRead;
-  }
-
-  private landed(n: number, buf: Uint8Array): boolean {
-    if (buf === sharedRead) this.receive(sharedRead.subarray(0, n));
-    else this.handler!.onData(n);
     return true;
   }
 
-  private receive(chunk: Buffer): void {
-    let off = 0;
-    while (off < chunk.length && !this.socket.destroyed) {
-      const room = this.handler!.room();
-      const n = Math.min(room.length, chunk.length - off);
-      room.set(off === 0 && n === chunk.length ? chunk : chunk.subarray(off, off + n));
-      this.handler!.onData(n);
-      off += n;
-    }
+  /** `socket`: the one that TLS made; both have the same remote end. */
+  end(socket: net.Socket): void {
+    this.begun.delete(endOf(socket));
   }
-}
-
-/** Errors of a running stream: after a TLS 1.3 handshake the client learns only here that its certificate was refused. */
-function streamError(error: Error): Error {
-  const code = (error as NodeJS.ErrnoException).code ?? '';
-  if (!code.startsWith('ERR_SSL_')) return error;
-  return new KubeBusError('ERR_CERTIFICATE', explainTls(error), { side: 'remote', cause: error });
-}
-
-function connectError(error: Error, where: string): KubeBusError {
-  if (error instanceof KubeBusError) return error;
-  const code = (error as NodeJS.ErrnoException).code ?? '';
-  if (isCertificateCode(code)) {
-    return new KubeBusError('ERR_CERTIFICATE', `certificate of ${where}: ${explainTls(error)}`, { cause: error });
-  }
-  return new KubeBusError('ERR_CONNECT', `cannot connect to ${where}: ${error.message}`, { cause: error });
-}
-
-function isCertificateCode(code: string): boolean {
-  return code.startsWith('ERR_SSL_') || code.startsWith('ERR_TLS_') || /CERT|UNABLE_TO|SIGNATURE|CRL/.test(code);
-}
-
-/** OpenSSL's codes and TLS alerts (RFC 8446 §6.2) in words that say what to do. */
-function explainTls(error: Error): string {
-  const code = (error as NodeJS.ErrnoException).code ?? '';
-  const known: Record<string, string> = {
-    CERT_HAS_EXPIRED: 'it has expired: renew it',
-    CERT_NOT_YET_VALID: 'it is not valid yet: check the clocks',
-    DEPTH_ZERO_SELF_SIGNED_CERT: 'it is not signed by our CA',
-    SELF_SIGNED_CERT_IN_CHAIN: 'it is signed by another CA than ours',
-    UNABLE_TO_VERIFY_LEAF_SIGNATURE: 'it is not signed by our CA',
-    UNABLE_TO_GET_ISSUER_CERT_LOCALLY: 'it is not signed by our CA',
-    CERT_SIGNATURE_FAILURE: 'it is not signed by our CA (the CA has the same name but another key)',
-    ERR_TLS_CERT_ALTNAME_INVALID: 'it is for another host name or address',
-    INVALID_PURPOSE: 'it is not made for this side (key usage)',
-    ERR_SSL_PEER_DID_NOT_RETURN_A_CERTIFICATE: 'the peer sent no certificate',
-    ERR_SSL_TLSV1_ALERT_UNKNOWN_CA: 'the peer refused our certificate: it is not signed by its CA',
-    ERR_SSL_TLSV13_ALERT_CERTIFICATE_REQUIRED: 'the peer wants a certificate and we sent none',
-    ERR_SSL_SSLV3_ALERT_CERTIFICATE_EXPIRED: 'the peer refused our certificate: it has expired',
-    ERR_SSL_SSLV3_ALERT_BAD_CERTIFICATE:
-      'the peer refused our certificate: it is not valid (date, signature or purpose)',
-    ERR_SSL_SSLV3_ALERT_CERTIFICATE_UNKNOWN: 'the peer refused our certificate',
-    ERR_SSL_SSLV3_ALERT_UNSUPPORTED_CERTIFICATE: 'the peer refused our certificate: wrong key usage',
-    ERR_SSL_TLSV1_ALERT_DECRYPT_ERROR: 'the peer refused our certificate: its signature is wrong',
-    ERR_SSL_WRONG_VERSION_NUMBER: 'the other side does not speak TLS (is it started with --insecure?)',
-  };
-  return known[code] ?? `${error.message}${code === '' ? '' : ` (${code})`}`;
 }

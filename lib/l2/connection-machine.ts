@@ -4,17 +4,16 @@
 //   listener            hello ->  judged  -> hello                 open
 //   either    goodbye(code, message) -> closes; the other side shows the reason to its user
 
-import {
-  ERROR_CODES,
-  type ErrorCode,
-  JOIN_ERROR_CODES,
-  KubeBusError,
-  L2_ERROR_CODES,
-  L3_ERROR_CODES,
-  type Micros,
-  MS,
-} from '../core/index.js';
+import { type ErrorCode, KubeBusError, type Micros, MS } from '../core/index.js';
 import { kubebus } from './gen/messages.js';
+import {
+  type GoodbyeInfo,
+  goodbyePayload,
+  isErrorCode,
+  MAX_GOODBYE_TEXT,
+  MAX_RETRY_AFTER_MS,
+  printable,
+} from './goodbye.js';
 import { Keepalive, type KeepaliveOptions } from './keepalive.js';
 import type { PeerIdentity } from './transport.js';
 import { CRITICAL, FrameType } from './wire/frame.js';
@@ -34,17 +33,19 @@ export interface HelloInfo {
   readonly offload: boolean;
   readonly connection: number;
   readonly connections: number;
+  /** The dialer's count of links, see l2.proto. */
+  readonly session: number;
   readonly keepalive: KeepaliveOptions;
   readonly agent: string;
 }
 
-export interface GoodbyeInfo {
-  readonly retryAfterMs: number;
-  readonly permanent: boolean;
-}
-
 export interface MachineOutput {
   sendFrame(type: number, payload: Uint8Array): void;
+  /** Answer with `pong(token)`, now or, when much waits to be sent, later; then the last token is enough. */
+  onPing(token: number): void;
+  /** Number of the last control message received, for pings and pongs; and the peer's, from its. */
+  controlReceived(): number;
+  onControlReceived(received: number): void;
   /** The listener's side only: judge the peer; answer with `accept` or `fail`, now or later. */
   onHello(hello: HelloInfo): void;
   onOpen(hello: HelloInfo): void;
@@ -85,24 +86,22 @@ export class ConnectionMachine {
 
   handleFrame(now: Micros, type: number, payload: Uint8Array): void {
     if (this.state === 'over') return;
-    try {
-      if (type === FrameType.hello) this.handleHello(now, payload);
-      else if (type === FrameType.goodbye) this.handleGoodbye(payload);
-      else if (this.state !== 'open') this.fail('ERR_FRAME_MALFORMED', `frame of type ${type} before the hello`);
-      else if (type === FrameType.ping) {
-        const { token } = kubebus.l2.Ping.decode(payload);
-        this.output.sendFrame(FrameType.pong, kubebus.l2.Pong.encode({ token }).finish());
-      } else if (type === FrameType.pong) this.keepalive.handlePong(now, kubebus.l2.Pong.decode(payload).token);
-      else if (type === FrameType.control) this.output.onControl(payload);
-      else if ((type & CRITICAL) !== 0) this.fail('ERR_FRAME_UNKNOWN_CRITICAL', `unknown critical frame type ${type}`);
-      else this.ignored++;
-    } catch (cause) {
-      this.fail(
-        this.state === 'open' ? 'ERR_FRAME_MALFORMED' : 'ERR_HELLO_MALFORMED',
-        `frame of type ${type} cannot be decoded`,
-        cause,
-      );
-    }
+    if (type === FrameType.hello) this.handleHello(now, payload);
+    else if (type === FrameType.goodbye) this.handleGoodbye(payload);
+    else if (this.state !== 'open') this.fail('ERR_FRAME_MALFORMED', `frame of type ${type} before the hello`);
+    else if (type === FrameType.ping) {
+      const ping = this.decode(type, () => kubebus.l2.Ping.decode(payload));
+      if (ping === null) return;
+      this.output.onControlReceived(ping.controlReceived);
+      this.output.onPing(ping.token);
+    } else if (type === FrameType.pong) {
+      const pong = this.decode(type, () => kubebus.l2.Pong.decode(payload));
+      if (pong === null) return;
+      this.keepalive.handlePong(now, pong.token);
+      this.output.onControlReceived(pong.controlReceived);
+    } else if (type === FrameType.control) this.output.onControl(payload);
+    else if ((type & CRITICAL) !== 0) this.fail('ERR_FRAME_UNKNOWN_CRITICAL', `unknown critical frame type ${type}`);
+    else this.ignored++;
   }
 
   /** Spurious calls are harmless. */
@@ -137,8 +136,7 @@ export class ConnectionMachine {
 
   close(reason: KubeBusError, info: Partial<GoodbyeInfo> = {}): void {
     if (this.state === 'over') return;
-    const goodbye = { code: reason.code, message: reason.message, ...info };
-    this.output.sendFrame(FrameType.goodbye, kubebus.l2.Goodbye.encode(goodbye).finish());
+    this.output.sendFrame(FrameType.goodbye, goodbyePayload(reason.code, reason.message, info));
     this.over(reason, null);
   }
 
@@ -151,7 +149,13 @@ export class ConnectionMachine {
 
   sendPing(now: Micros): void {
     const token = this.keepalive.ping(now);
-    this.output.sendFrame(FrameType.ping, kubebus.l2.Ping.encode({ token }).finish());
+    const controlReceived = this.output.controlReceived();
+    this.output.sendFrame(FrameType.ping, kubebus.l2.Ping.encode({ token, controlReceived }).finish());
+  }
+
+  sendPong(token: number): void {
+    const controlReceived = this.output.controlReceived();
+    this.output.sendFrame(FrameType.pong, kubebus.l2.Pong.encode({ token, controlReceived }).finish());
   }
 
   private sendHello(): void {
@@ -168,11 +172,12 @@ export class ConnectionMachine {
 
   private handleHello(now: Micros, payload: Uint8Array): void {
     if (this.state !== 'hello') return this.fail('ERR_FRAME_MALFORMED', 'a second hello');
-    const m = kubebus.l2.Hello.decode(payload);
+    const m = this.decode(FrameType.hello, () => kubebus.l2.Hello.decode(payload));
+    if (m === null) return;
     if (!m.versions.includes(PROTOCOL_VERSION)) {
       return this.fail(
         'ERR_VERSION',
-        `this side speaks version ${PROTOCOL_VERSION}, the peer ${m.versions.join(', ') || 'none'}`,
+        `this side speaks version ${PROTOCOL_VERSION}, the peer ${m.versions.slice(0, 8).join(', ') || 'none'}`,
       );
     }
     if (m.instance.length < 8 || m.instance.length > 32 || !isName(m.node) || !isName(m.tenant) || m.mtu < MIN_MTU) {
@@ -203,8 +208,9 @@ export class ConnectionMachine {
       offload: (m.features & FEATURE_OFFLOAD) !== 0,
       connection: m.connection,
       connections: m.connections,
+      session: m.session,
       keepalive: { interval: m.keepaliveMs * MS, deadAfter: m.deadAfterMs * MS },
-      agent: m.agent.slice(0, 200),
+      agent: printable(m.agent, 200),
     };
     if (this.role === 'dialer') return this.open(now);
     this.state = 'judging';
@@ -223,10 +229,25 @@ export class ConnectionMachine {
   }
 
   private handleGoodbye(payload: Uint8Array): void {
-    const m = kubebus.l2.Goodbye.decode(payload);
+    const m = this.decode(FrameType.goodbye, () => kubebus.l2.Goodbye.decode(payload));
+    if (m === null) return;
     const code = isErrorCode(m.code) ? m.code : 'ERR_PEER_GOODBYE';
-    const reason = new KubeBusError(code, m.message.slice(0, 1000) || 'the peer closed the link', { side: 'remote' });
-    this.over(reason, { retryAfterMs: m.retryAfterMs, permanent: m.permanent });
+    const text = printable(m.message, MAX_GOODBYE_TEXT) || 'the peer closed the link';
+    this.over(new KubeBusError(code, text, { side: 'remote' }), {
+      retryAfterMs: Math.min(m.retryAfterMs, MAX_RETRY_AFTER_MS),
+      permanent: m.permanent,
+    });
+  }
+
+  /** Null: the bytes are no such message, and the connection is over. */
+  private decode<M>(type: number, decode: () => M): M | null {
+    try {
+      return decode();
+    } catch (cause) {
+      const code = this.state === 'open' ? 'ERR_FRAME_MALFORMED' : 'ERR_HELLO_MALFORMED';
+      this.fail(code, `frame of type ${type} cannot be decoded`, cause);
+      return null;
+    }
   }
 }
 
@@ -235,6 +256,6 @@ export function isName(name: string): boolean {
   return /^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/.test(name);
 }
 
-function isErrorCode(code: string): code is ErrorCode {
-  return code in ERROR_CODES || code in L2_ERROR_CODES || code in L3_ERROR_CODES || code in JOIN_ERROR_CODES;
+export function sameBytes(a: Uint8Array, b: Uint8Array): boolean {
+  return a.length === b.length && a.every((x, i) => x === b[i]);
 }

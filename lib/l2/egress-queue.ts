@@ -23,6 +23,14 @@ export interface EgressOptions {
   readonly quantum: number;
 }
 
+/** Bytes in all queues that share it; above `maxBytes` each queue is held to `SCARCE_BYTES`. */
+export interface EgressBudget {
+  bytes: number;
+  readonly maxBytes: number;
+}
+
+export const SCARCE_BYTES = 128 * 1024;
+
 export const DEFAULT_EGRESS: EgressOptions = {
   maxBytes: 4 * 1024 * 1024,
   maxPackets: 16_384,
@@ -34,10 +42,15 @@ export const DEFAULT_EGRESS: EgressOptions = {
 
 const NONE = -1;
 
+/** What `next` says. */
+const EMPTY = 0;
+const BELOW = 1;
+const ABOVE = 2;
+
 export class EgressQueue {
   bytes = 0;
   packets = 0;
-  readonly dropped = { overflow: 0, codel: 0 };
+  readonly dropped = { overflow: 0, codel: 0, down: 0 };
   marked = 0;
 
   // Entries. Grown by doubling up to maxPackets, on first use.
@@ -48,53 +61,37 @@ export class EgressQueue {
   private nexts = new Int32Array(0);
   private freeHead = NONE;
 
-  // Flow queues.
-  private readonly head: Int32Array;
-  private readonly tail: Int32Array;
-  private readonly backlog: Float64Array;
-  private readonly deficit: Float64Array;
-  /** 0: in no list; 1: new; 2: old. */
-  private readonly listed: Uint8Array;
-  private readonly listNext: Int32Array;
+  /** Made on first use: an idle connection has none. */
+  private flows: Flows | null = null;
+  /** Where `shift` looks first. */
+  private cursor = 0;
   private newHead = NONE;
   private newTail = NONE;
   private oldHead = NONE;
   private oldTail = NONE;
-  // CoDel per flow.
-  private readonly firstAbove: Float64Array;
-  private readonly dropNext: Float64Array;
-  private readonly count: Uint32Array;
-  private readonly lastCount: Uint32Array;
-  private readonly dropping: Uint8Array;
 
   /** The packet taken by the last successful `poll`; the caller takes over its reference. */
   slab: Slab | null = null;
   off = 0;
   length = 0;
 
-  constructor(private readonly options: EgressOptions = DEFAULT_EGRESS) {
-    const n = options.flows;
-    this.head = new Int32Array(n).fill(NONE);
-    this.tail = new Int32Array(n).fill(NONE);
-    this.backlog = new Float64Array(n);
-    this.deficit = new Float64Array(n);
-    this.listed = new Uint8Array(n);
-    this.listNext = new Int32Array(n).fill(NONE);
-    this.firstAbove = new Float64Array(n);
-    this.dropNext = new Float64Array(n);
-    this.count = new Uint32Array(n);
-    this.lastCount = new Uint32Array(n);
-    this.dropping = new Uint8Array(n);
-  }
+  constructor(
+    private readonly options: EgressOptions = DEFAULT_EGRESS,
+    private readonly budget: EgressBudget | null = null,
+  ) {}
 
   /** Takes every frame of slab[start, end); retains the slab once per frame. */
   push(now: Micros, slab: Slab, start: number, end: number): void {
+    this.flows ??= new Flows(this.options.flows);
+    const { budget } = this;
     for (let off = start; off < end; ) {
       const total = HEADER + lengthAt(slab.bytes, off);
       this.pushFrame(now, slab, off, total);
       off += total;
+      const scarce = budget !== null && budget.bytes > budget.maxBytes;
+      const bound = scarce ? Math.min(SCARCE_BYTES, this.options.maxBytes) : this.options.maxBytes;
+      while (this.bytes > bound || this.packets > this.options.maxPackets) this.dropFattest();
     }
-    while (this.bytes > this.options.maxBytes || this.packets > this.options.maxPackets) this.dropFattest();
   }
 
   /** Takes the next packet into slab/off/length. False: empty. */
@@ -103,8 +100,8 @@ export class EgressQueue {
       const fromNew = this.newHead !== NONE;
       const flow = fromNew ? this.newHead : this.oldHead;
       if (flow === NONE) return false;
-      if (this.deficit[flow]! <= 0) {
-        this.deficit[flow]! += this.options.quantum;
+      if (this.flows!.deficit[flow]! <= 0) {
+        this.flows!.deficit[flow]! += this.options.quantum;
         this.unlist(fromNew);
         this.list(flow, 2);
         continue;
@@ -115,15 +112,23 @@ export class EgressQueue {
         if (fromNew && this.oldHead !== NONE) this.list(flow, 2);
         continue;
       }
-      this.deficit[flow]! -= this.length;
+      this.flows!.deficit[flow]! -= this.length;
       return true;
     }
   }
 
+  /** Takes any packet into slab/off/length, in order within its flow and without judging delays: for fail-over. */
+  shift(): boolean {
+    if (this.packets === 0) return false;
+    while (!this.take(this.cursor)) this.cursor = (this.cursor + 1) % this.options.flows;
+    return true;
+  }
+
   /** Drops everything. */
   clear(): void {
-    for (let flow = 0; flow < this.options.flows; flow++) {
-      while (this.take(flow)) this.slab!.release();
+    while (this.shift()) {
+      this.slab!.release();
+      this.dropped.down++;
     }
     this.slab = null;
   }
@@ -138,15 +143,17 @@ export class EgressQueue {
     this.lens[entry] = total;
     this.times[entry] = now;
     this.nexts[entry] = NONE;
+    const f = this.flows!;
     const flow = flowHash(slab.bytes, off, total - HEADER) & (this.options.flows - 1);
-    if (this.head[flow] === NONE) this.head[flow] = entry;
-    else this.nexts[this.tail[flow]!] = entry;
-    this.tail[flow] = entry;
-    this.backlog[flow]! += total;
+    if (f.head[flow] === NONE) f.head[flow] = entry;
+    else this.nexts[f.tail[flow]!] = entry;
+    f.tail[flow] = entry;
+    f.backlog[flow]! += total;
     this.bytes += total;
     this.packets++;
-    if (this.listed[flow] === 0) {
-      this.deficit[flow] = this.options.quantum;
+    if (this.budget !== null) this.budget.bytes += total;
+    if (f.listed[flow] === 0) {
+      f.deficit[flow] = this.options.quantum;
       this.list(flow, 1);
     }
   }
@@ -154,7 +161,7 @@ export class EgressQueue {
   private grow(): void {
     const old = this.offs.length;
     // One more than the bound: push drops after it has inserted.
-    const size = Math.min(Math.max(64, old * 2), this.options.maxPackets * 2 + 64);
+    const size = Math.min(Math.max(64, old * 2), this.options.maxPackets + 1);
     const copy = <T extends Uint32Array | Float64Array | Int32Array>(to: T, from: T): T => {
       to.set(from);
       return to;
@@ -172,26 +179,29 @@ export class EgressQueue {
 
   /** Unlinks the head of `flow` into slab/off/length. */
   private take(flow: number): boolean {
-    const entry = this.head[flow]!;
+    const f = this.flows!;
+    const entry = f.head[flow]!;
     if (entry === NONE) return false;
     this.slab = this.slabs[entry]!;
     this.off = this.offs[entry]!;
     this.length = this.lens[entry]!;
     this.slabs[entry] = null;
-    this.head[flow] = this.nexts[entry]!;
-    if (this.head[flow] === NONE) this.tail[flow] = NONE;
+    f.head[flow] = this.nexts[entry]!;
+    if (f.head[flow] === NONE) f.tail[flow] = NONE;
     this.nexts[entry] = this.freeHead;
     this.freeHead = entry;
-    this.backlog[flow]! -= this.length;
+    f.backlog[flow]! -= this.length;
     this.bytes -= this.length;
     this.packets--;
+    if (this.budget !== null) this.budget.bytes -= this.length;
     return true;
   }
 
   private dropFattest(): void {
+    const f = this.flows!;
     let fattest = 0;
     for (let flow = 1; flow < this.options.flows; flow++) {
-      if (this.backlog[flow]! > this.backlog[fattest]!) fattest = flow;
+      if (f.backlog[flow]! > f.backlog[fattest]!) fattest = flow;
     }
     if (this.take(fattest)) {
       this.slab!.release();
@@ -201,56 +211,52 @@ export class EgressQueue {
 
   /** RFC 8289 §5.5: dequeue with the control law. Leaves the packet in slab/off/length. */
   private codelDequeue(now: Micros, flow: number): boolean {
-    let sojourn = this.headSojourn(now, flow);
-    if (sojourn < 0) {
-      this.firstAbove[flow] = 0;
-      this.dropping[flow] = 0;
+    const f = this.flows!;
+    let above = this.next(now, flow);
+    if (above === EMPTY) {
+      f.dropping[flow] = 0;
       return false;
     }
-    let above = this.isAbove(now, flow, sojourn);
-    this.take(flow);
-    if (this.dropping[flow] === 1) {
-      if (!above) this.dropping[flow] = 0;
-      while (this.dropping[flow] === 1 && now >= this.dropNext[flow]!) {
-        this.count[flow]!++;
-        this.dropNext[flow] = this.dropNext[flow]! + this.options.interval / Math.sqrt(this.count[flow]!);
+    if (f.dropping[flow] === 1) {
+      if (above === BELOW) f.dropping[flow] = 0;
+      while (f.dropping[flow] === 1 && now >= f.dropNext[flow]!) {
+        f.count[flow]!++;
+        f.dropNext[flow] = f.dropNext[flow]! + this.options.interval / Math.sqrt(f.count[flow]!);
         if (this.markOrDrop()) break;
-        sojourn = this.headSojourn(now, flow);
-        if (sojourn < 0) {
-          this.dropping[flow] = 0;
-          return false;
-        }
-        above = this.isAbove(now, flow, sojourn);
-        this.take(flow);
-        if (!above) this.dropping[flow] = 0;
+        above = this.next(now, flow);
+        if (above !== ABOVE) f.dropping[flow] = 0;
       }
-    } else if (above) {
-      this.dropping[flow] = 1;
-      const delta = this.count[flow]! - this.lastCount[flow]!;
-      this.count[flow] = delta > 1 && now - this.dropNext[flow]! < 16 * this.options.interval ? delta : 1;
-      this.dropNext[flow] = now + this.options.interval / Math.sqrt(this.count[flow]!);
-      this.lastCount[flow] = this.count[flow]!;
-      if (!this.markOrDrop() && !this.take(flow)) return false;
+    } else if (above === ABOVE) {
+      if (!this.markOrDrop()) above = this.next(now, flow);
+      f.dropping[flow] = 1;
+      const delta = f.count[flow]! - f.lastCount[flow]!;
+      f.count[flow] = delta > 1 && now - f.dropNext[flow]! < 16 * this.options.interval ? delta : 1;
+      f.dropNext[flow] = now + this.options.interval / Math.sqrt(f.count[flow]!);
+      f.lastCount[flow] = f.count[flow]!;
     }
-    return true;
+    return above !== EMPTY;
   }
 
-  private headSojourn(now: Micros, flow: number): Micros {
-    const entry = this.head[flow]!;
-    return entry === NONE ? -1 : now - this.times[entry]!;
-  }
-
-  private isAbove(now: Micros, flow: number, sojourn: Micros): boolean {
-    // RFC 8289 §5.4: below the target, or less than one MTU (here: one super-packet) left: no standing queue.
-    if (sojourn < this.options.target || this.backlog[flow]! <= this.options.quantum) {
-      this.firstAbove[flow] = 0;
-      return false;
+  /** RFC 8289 §5.6: takes the head, and says whether it may be dropped: has the delay been above the target for an interval? */
+  private next(now: Micros, flow: number): number {
+    const f = this.flows!;
+    const entry = f.head[flow]!;
+    if (entry === NONE) {
+      f.firstAbove[flow] = 0;
+      return EMPTY;
     }
-    if (this.firstAbove[flow] === 0) {
-      this.firstAbove[flow] = now + this.options.interval;
-      return false;
+    // Less than one MTU (here: one super-packet) left: no standing queue.
+    const low = now - this.times[entry]! < this.options.target || f.backlog[flow]! <= this.options.quantum;
+    this.take(flow);
+    if (low) {
+      f.firstAbove[flow] = 0;
+      return BELOW;
     }
-    return now >= this.firstAbove[flow]!;
+    if (f.firstAbove[flow] === 0) {
+      f.firstAbove[flow] = now + this.options.interval;
+      return BELOW;
+    }
+    return now >= f.firstAbove[flow]! ? ABOVE : BELOW;
   }
 
   /** True: the packet was marked and stays. */
@@ -265,23 +271,25 @@ export class EgressQueue {
   }
 
   private list(flow: number, which: 1 | 2): void {
-    this.listed[flow] = which;
-    this.listNext[flow] = NONE;
+    const f = this.flows!;
+    f.listed[flow] = which;
+    f.listNext[flow] = NONE;
     if (which === 1) {
       if (this.newTail === NONE) this.newHead = flow;
-      else this.listNext[this.newTail] = flow;
+      else f.listNext[this.newTail] = flow;
       this.newTail = flow;
     } else {
       if (this.oldTail === NONE) this.oldHead = flow;
-      else this.listNext[this.oldTail] = flow;
+      else f.listNext[this.oldTail] = flow;
       this.oldTail = flow;
     }
   }
 
   private unlist(fromNew: boolean): void {
+    const f = this.flows!;
     const flow = fromNew ? this.newHead : this.oldHead;
-    const next = this.listNext[flow]!;
-    this.listed[flow] = 0;
+    const next = f.listNext[flow]!;
+    f.listed[flow] = 0;
     if (fromNew) {
       this.newHead = next;
       if (next === NONE) this.newTail = NONE;
@@ -289,6 +297,37 @@ export class EgressQueue {
       this.oldHead = next;
       if (next === NONE) this.oldTail = NONE;
     }
+  }
+}
+
+/** The flow queues, as parallel arrays. */
+class Flows {
+  readonly head: Int32Array;
+  readonly tail: Int32Array;
+  readonly backlog: Float64Array;
+  readonly deficit: Float64Array;
+  /** 0: in no list; 1: new; 2: old. */
+  readonly listed: Uint8Array;
+  readonly listNext: Int32Array;
+  // CoDel.
+  readonly firstAbove: Float64Array;
+  readonly dropNext: Float64Array;
+  readonly count: Uint32Array;
+  readonly lastCount: Uint32Array;
+  readonly dropping: Uint8Array;
+
+  constructor(n: number) {
+    this.head = new Int32Array(n).fill(NONE);
+    this.tail = new Int32Array(n).fill(NONE);
+    this.backlog = new Float64Array(n);
+    this.deficit = new Float64Array(n);
+    this.listed = new Uint8Array(n);
+    this.listNext = new Int32Array(n).fill(NONE);
+    this.firstAbove = new Float64Array(n);
+    this.dropNext = new Float64Array(n);
+    this.count = new Uint32Array(n);
+    this.lastCount = new Uint32Array(n);
+    this.dropping = new Uint8Array(n);
   }
 }
 

@@ -4,9 +4,9 @@ import { HEADER, type L2ErrorCode, lengthAt } from '../core/index.js';
 import { FrameType, maxPayload } from './wire/frame.js';
 
 export interface FrameSink {
-  /** A run of whole packet frames, back to back. */
-  onPackets(start: number, end: number): void;
-  /** One whole control frame at `off`. Returns false to stop parsing (the connection is over). */
+  /** A run of whole packet frames, back to back. Returns false to stop parsing (the connection is over). */
+  onPackets(start: number, end: number): boolean;
+  /** One whole control frame at `off`. Returns false to stop parsing. */
   onControlFrame(type: number, off: number, length: number): boolean;
 }
 
@@ -31,21 +31,21 @@ export class Framer {
         this.error = 'ERR_FRAME_TOO_LONG';
         break;
       }
+      if (type === FrameType.packet && !open) {
+        this.error = 'ERR_FRAME_MALFORMED'; // packets before the hello
+        break;
+      }
       if (end - off - HEADER < length) {
         this.needed = HEADER + length;
         break;
       }
       this.frames++;
-      if (type === FrameType.packet && open) {
+      if (type === FrameType.packet) {
         off += HEADER + length;
         continue;
       }
       // Order between packets and control is kept: the run so far goes first.
-      if (off > runStart) sink.onPackets(runStart, off);
-      if (type === FrameType.packet) {
-        this.error = 'ERR_FRAME_MALFORMED'; // packets before the hello
-        return off;
-      }
+      if (off > runStart && !sink.onPackets(runStart, off)) return off;
       const more = sink.onControlFrame(type, off + HEADER, length);
       off += HEADER + length;
       runStart = off;

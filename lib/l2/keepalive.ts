@@ -10,6 +10,9 @@ export interface KeepaliveOptions {
   readonly deadAfter: Micros;
 }
 
+/** The round trip is measured at least once in so many intervals. */
+const RTT_AGE = 6;
+
 export class Keepalive {
   /** Smoothed RTT (RFC 6298 §2: alpha = 1/8); NaN before the first sample. */
   rtt = Number.NaN;
@@ -53,14 +56,17 @@ export class Keepalive {
   /** True: send a ping. The first one goes at once after the handshake, to have an RTT. */
   wantsPing(now: Micros): boolean {
     if (Number.isNaN(this.rtt) && this.pingSentAt === NEVER) return true;
-    return now - Math.max(this.lastHeard, this.lastPing) >= this.options.interval;
+    return now >= this.pingAt();
+  }
+
+  /** After silence; and on a busy connection too, or where the peer always pings first, now and then: the RTT ages. */
+  private pingAt(): Micros {
+    const { interval } = this.options;
+    return Math.min(Math.max(this.lastHeard, this.lastPing) + interval, this.lastPing + RTT_AGE * interval);
   }
 
   nextDeadline(): Micros {
-    return Math.min(
-      Math.max(this.lastHeard, this.lastPing) + this.options.interval,
-      this.lastHeard + this.options.deadAfter,
-    );
+    return Math.min(this.pingAt(), this.lastHeard + this.options.deadAfter);
   }
 
   silence(now: Micros): Micros {

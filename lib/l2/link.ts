@@ -36,7 +36,8 @@ export interface Link {
   attach(handler: LinkHandler): void;
   /** Whole packet frames back to back. Never blocks; retains the slab as long as it needs the bytes. */
   send(slab: Slab, start: number, end: number): void;
-  /** Goes before all packets that wait; at most 64 KiB. Reliable while the link is up. */
+  /** Goes before all packets that wait; at most 65,532 bytes. Reliable and in order while the link is up, whatever connection
+   * of it dies. */
   sendControl(message: Uint8Array): void;
   /** Tells the peer why (shown to its user), sends what is pending, closes. */
   close(reason: KubeBusError): void;

@@ -2,7 +2,7 @@
 // keepalive, limits and identity checks stand above it. How to write one: transports/README.md.
 
 import type { Duplex } from 'node:stream';
-import type { Slab } from '../core/index.js';
+import type { KubeBusError, Slab } from '../core/index.js';
 
 /** Who the other end is, as the transport has proved it (from its certificate), or claims it where `insecure`. */
 export interface PeerIdentity {
@@ -49,6 +49,9 @@ export interface DatagramPath {
   send(bytes: Uint8Array, start: number, end: number): boolean;
 }
 
+/** A stream says no (`write` returns false) at the latest when this much waits. */
+export const STREAM_HIGH_WATER = 64 * 1024;
+
 /** A connected, authenticated, reliable, ordered stream of bytes. */
 export interface ByteStream {
   readonly identity: PeerIdentity;
@@ -57,12 +60,15 @@ export interface ByteStream {
   /** Starts delivery. Called once. */
   open(handler: StreamHandler): void;
   /**
-   * Writes slab.bytes[start, end). The stream retains the slab while it needs the bytes. Returns false when more than
-   * the transport's high-water mark is waiting: then stop and wait for `onDrain` (nothing is lost if you do not).
+   * Writes slab.bytes[start, end). The stream retains the slab while it needs the bytes. Returns false when the transport's
+   * high-water mark, at most STREAM_HIGH_WATER, is waiting: then stop and wait for `onDrain` (nothing is lost if you do not).
+   * A stream that is over takes nothing and returns true.
    */
   write(slab: Slab, start: number, end: number): boolean;
   /** Bytes taken by `write` that the operating system has not taken yet. */
   readonly pending: number;
+  /** Any number that changes when the operating system takes a part of what is pending; only needed where `pending` does not. */
+  readonly progress?: number;
   readonly datagrams?: DatagramPath | undefined;
   pause(): void;
   resume(): void;
@@ -119,6 +125,9 @@ export interface PortService {
 export interface Transport {
   readonly name: string;
   listen(handler: AcceptHandler): Promise<Listener>;
-  /** One attempt; rejects with ERR_CONNECT or ERR_CERTIFICATE. */
-  dial(address: string, signal: AbortSignal): Promise<ByteStream>;
+  /**
+   * One attempt; rejects with ERR_CONNECT or ERR_CERTIFICATE. `farewell` makes the last bytes for a peer that this side
+   * refuses, where the transport can still send some.
+   */
+  dial(address: string, signal: AbortSignal, farewell?: (reason: KubeBusError) => Uint8Array): Promise<ByteStream>;
 }

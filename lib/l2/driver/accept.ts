@@ -1,23 +1,34 @@
 // Edge: accepts connections on any number of transports and groups them into links, one per node.
 
-import { type ErrorCode, KubeBusError, type Micros, SECOND, type Slab } from '../../core/index.js';
-import { type GoodbyeInfo, type HelloInfo, isName } from '../connection-machine.js';
+import { type ErrorCode, KubeBusError, type Micros, SECOND } from '../../core/index.js';
+import { type HelloInfo, isName, sameBytes } from '../connection-machine.js';
+import { goodbyeFrame } from '../goodbye.js';
 import type { Link } from '../link.js';
 import type { AcceptHandler, ByteStream, Listener, PeerIdentity, Transport } from '../transport.js';
-import { BaseLink } from './base-link.js';
+import { AcceptedLink } from './accepted-link.js';
 import { Connection, type ConnectionEvents } from './connection.js';
 import { type LinkOptions, type ResolvedOptions, resolveOptions } from './options.js';
+import { TurnAway } from './turn-away.js';
 
 export interface AcceptLimits {
   /** Connections in all. **Default:** 16384. */
   readonly connections: number;
   /** Connections of one link. **Default:** 16. */
   readonly connectionsPerPeer: number;
-  /** Connections whose hello is not done. **Default:** 1024. */
+  /** Links of one tenant. **Default:** 8192. */
+  readonly linksPerTenant: number;
+  /** Connections whose hello is not done. When all places are taken, one that is older than a second gives way. **Default:** 1024. */
   readonly handshakes: number;
 }
 
-export const DEFAULT_ACCEPT_LIMITS: AcceptLimits = { connections: 16_384, connectionsPerPeer: 16, handshakes: 1024 };
+export const DEFAULT_ACCEPT_LIMITS: AcceptLimits = {
+  connections: 16_384,
+  connectionsPerPeer: 16,
+  linksPerTenant: 8192,
+  handshakes: 1024,
+};
+/** A handshake takes a few round trips: who needs longer than this gives way to newcomers. */
+const GIVE_WAY: Micros = SECOND;
 
 export interface AcceptOptions extends LinkOptions {
   readonly transports: readonly Transport[];
@@ -51,7 +62,12 @@ class Acceptor implements LinkAcceptor, AcceptHandler, ConnectionEvents {
   private readonly byPeer = new Map<string, AcceptedLink>();
   private readonly handshaking = new Set<Connection>();
   private readonly owner = new Map<Connection, AcceptedLink>();
+  private readonly perTenant = new Map<string, number>();
   private readonly refused: Record<string, number> = {};
+  private readonly ended: Record<string, number> = {};
+  /** Counters of the links that are gone. */
+  private readonly past: Record<string, number> = {};
+  private readonly turnAway: TurnAway;
   private readonly instance = new Uint8Array(16);
   private accepted = 0;
   private closed = false;
@@ -63,6 +79,7 @@ class Acceptor implements LinkAcceptor, AcceptHandler, ConnectionEvents {
     this.limits = { ...DEFAULT_ACCEPT_LIMITS, ...options.limits };
     if (!isName(options.node)) throw new KubeBusError('ERR_INVALID_ARGUMENT', `node is no DNS label: ${options.node}`);
     resolved.random.fill(this.instance);
+    this.turnAway = new TurnAway(resolved.clock);
   }
 
   async listen(): Promise<void> {
@@ -83,14 +100,19 @@ class Acceptor implements LinkAcceptor, AcceptHandler, ConnectionEvents {
   }
 
   stats(): Readonly<Record<string, number>> {
-    const connections = this.owner.size + this.handshaking.size;
-    const refused = Object.fromEntries(Object.entries(this.refused).map(([code, n]) => [`refused.${code}`, n]));
+    const named = (prefix: string, counts: Record<string, number>) =>
+      Object.fromEntries(Object.entries(counts).map(([code, n]) => [`${prefix}.${code}`, n]));
+    const sum = { ...this.past };
+    for (const link of this.byPeer.values()) addAll(sum, link.stats());
+    for (const gauge of ['connections', 'queuedBytes']) delete sum[gauge];
     return {
+      ...sum,
       links: this.byPeer.size,
-      connections,
+      connections: this.owner.size + this.handshaking.size,
       accepted: this.accepted,
       handshaking: this.handshaking.size,
-      ...refused,
+      ...named('refused', this.refused),
+      ...named('ended', this.ended),
     };
   }
 
@@ -105,27 +127,17 @@ class Acceptor implements LinkAcceptor, AcceptHandler, ConnectionEvents {
   // ---- from the transports
 
   onStream(stream: ByteStream): void {
-    const over = (what: string) => {
-      this.count('ERR_TOO_MANY_CONNECTIONS');
-      this.resolved.logger.warn({ remote: stream.remote }, what);
-      stream.destroy();
-    };
     if (this.closed) return stream.destroy();
-    if (this.handshaking.size >= this.limits.handshakes) return over('refused: too many handshakes in progress');
-    if (this.owner.size + this.handshaking.size >= this.limits.connections)
-      return over('refused: too many connections');
-    const connection = this.connect(stream);
-    if (connection.machine.state !== 'over') this.handshaking.add(connection);
-  }
-
-  onRefused(code: string, message: string, remote: string, goodbye?: ByteStream): void {
-    this.count(code);
-    this.resolved.logger.warn({ code, remote }, `connection refused: ${message}`);
-    if (goodbye !== undefined) this.connect(goodbye).close(new KubeBusError(code as ErrorCode, message));
-  }
-
-  private connect(stream: ByteStream): Connection {
-    const { mtu, offload, keepalive, agent, connection } = this.resolved;
+    const { limits, handshaking } = this;
+    if (this.owner.size + handshaking.size >= limits.connections)
+      return this.refuseStream(stream, `more than ${limits.connections} connections in all`);
+    if (handshaking.size >= limits.handshakes) {
+      const oldest: Connection = handshaking.values().next().value!;
+      if (this.resolved.clock.now() - oldest.opened < GIVE_WAY)
+        return this.refuseStream(stream, `more than ${limits.handshakes} handshakes in progress`);
+      oldest.machine.fail('ERR_HELLO_TIMEOUT', 'too slow while others wait for the place');
+    }
+    const { mtu, offload, keepalive, agent, connection: options } = this.resolved;
     const hello: HelloInfo = {
       tenant: stream.identity.tenant || 'cloud',
       node: this.options.node,
@@ -136,8 +148,16 @@ class Acceptor implements LinkAcceptor, AcceptHandler, ConnectionEvents {
       agent,
       connection: 0,
       connections: 0,
+      session: 0,
     };
-    return new Connection(stream, 'listener', hello, connection, this);
+    const connection = new Connection(stream, 'listener', hello, options, this);
+    if (connection.machine.state !== 'over') handshaking.add(connection);
+  }
+
+  onRefused(code: string, message: string, remote: string, goodbye?: ByteStream): void {
+    this.count(code);
+    this.resolved.logger.warn({ code, remote }, `connection refused: ${message}`);
+    if (goodbye !== undefined) this.turnAway.refuse(goodbye, goodbyeFrame(code as ErrorCode, message));
   }
 
   // ---- from connections
@@ -146,17 +166,24 @@ class Acceptor implements LinkAcceptor, AcceptHandler, ConnectionEvents {
     const { identity } = connection.stream;
     const peer = identity.authenticated ? identity : { ...identity, tenant: hello.tenant, node: hello.node };
     const no = this.options.authorize(peer);
-    if (no !== null) return this.refuse(connection, no);
+    if (no !== null) return connection.close(no);
     const key = `${peer.tenant}/${peer.node}`;
     const existing = this.byPeer.get(key);
-    if (existing === undefined || sameBytes(existing.instance, hello.instance))
+    if (existing === undefined) return this.admit(connection, hello, peer, key);
+    if (sameBytes(existing.instance, hello.instance)) {
+      if (hello.session < existing.session)
+        return connection.machine.fail('ERR_PEER_GOODBYE', 'begun before the link was lost');
+      // The node has lost all connections of the link before: those that are still here are dead.
+      if (hello.session > existing.session)
+        existing.closeWith(new KubeBusError('ERR_TRANSPORT', 'the node begins anew', { side: 'remote' }), {});
       return this.admit(connection, hello, peer, key);
+    }
     // A node that came back after a crash must not wait for the dead-peer time, and a clone must not take its place.
     existing.probe(this.options.duplicateProbe ?? SECOND, (alive) => {
       if (connection.machine.state !== 'judging') return;
       if (alive) {
         const text = `a node named ${key} is connected and alive; give this one another name, or stop the other`;
-        return this.refuse(connection, new KubeBusError('ERR_DUPLICATE_NODE', text));
+        return connection.machine.fail('ERR_DUPLICATE_NODE', text);
       }
       existing.closeWith(new KubeBusError('ERR_DUPLICATE_NODE', 'another instance of this node took over'), {});
       this.onHello(connection, hello);
@@ -166,6 +193,10 @@ class Acceptor implements LinkAcceptor, AcceptHandler, ConnectionEvents {
   onOpen(): void {}
   onPackets(): void {}
   onControl(): void {}
+  controlReceived(): number {
+    return 0;
+  }
+  onControlReceived(): void {}
   onWritable(): void {}
 
   onOver(connection: Connection, reason: KubeBusError): void {
@@ -179,48 +210,49 @@ class Acceptor implements LinkAcceptor, AcceptHandler, ConnectionEvents {
   }
 
   private admit(connection: Connection, hello: HelloInfo, peer: PeerIdentity, key: string): void {
+    const { limits, perTenant } = this;
     let link = this.byPeer.get(key);
-    if (link !== undefined && link.connections >= this.limits.connectionsPerPeer) {
-      return this.refuse(
-        connection,
-        new KubeBusError(
-          'ERR_TOO_MANY_CONNECTIONS',
-          `more than ${this.limits.connectionsPerPeer} connections of one node`,
-        ),
-      );
+    if (link !== undefined && link.connections >= limits.connectionsPerPeer) {
+      const text = `more than ${limits.connectionsPerPeer} connections of one node`;
+      return connection.machine.fail('ERR_TOO_MANY_CONNECTIONS', text);
     }
     const isNew = link === undefined;
     if (link === undefined) {
-      link = new AcceptedLink(peer, hello.instance, this.resolved, (gone) => {
-        if (this.byPeer.get(key) === gone) this.byPeer.delete(key);
-      });
+      const links = perTenant.get(peer.tenant) ?? 0;
+      if (links >= limits.linksPerTenant) {
+        const text = `more than ${limits.linksPerTenant} nodes of one tenant`;
+        return connection.machine.fail('ERR_TOO_MANY_CONNECTIONS', text);
+      }
+      perTenant.set(peer.tenant, links + 1);
+      link = new AcceptedLink(peer, hello, this.resolved, (gone) => this.gone(key, gone));
       this.byPeer.set(key, link);
     }
     this.handshaking.delete(connection);
     this.owner.set(connection, link);
     this.accepted++;
-    const owned = link;
     // From here on the connection belongs to its link.
-    redirect(connection, {
-      onHello() {},
-      onOpen: () => owned.opened(connection),
-      onPackets: (slab, start, end) => owned.packets(slab, start, end),
-      onControl: (message) => owned.control(message),
-      onWritable: () => owned.drained(),
-      onOver: (_c, reason) => {
-        this.owner.delete(connection);
-        owned.lost(connection, reason);
-      },
+    connection.events = link.eventsOf((over) => {
+      this.owner.delete(connection);
+      this.ended[over.code] = (this.ended[over.code] ?? 0) + 1;
     });
     connection.machine.accept(this.resolved.clock.now());
-    if (isNew && owned.state === 'up') {
-      this.options.onLink(owned);
-      owned.announce();
+    if (isNew && link.state === 'up') {
+      this.options.onLink(link);
+      link.announce();
     }
   }
 
-  private refuse(connection: Connection, reason: KubeBusError): void {
-    connection.close(reason);
+  private gone(key: string, link: AcceptedLink): void {
+    if (this.byPeer.get(key) === link) this.byPeer.delete(key);
+    addAll(this.past, link.stats());
+    const { tenant } = link.peer;
+    const links = this.perTenant.get(tenant)! - 1;
+    if (links > 0) this.perTenant.set(tenant, links);
+    else this.perTenant.delete(tenant);
+  }
+
+  private refuseStream(stream: ByteStream, text: string): void {
+    this.onRefused('ERR_TOO_MANY_CONNECTIONS', text, stream.remote, stream);
   }
 
   private count(code: string): void {
@@ -228,84 +260,6 @@ class Acceptor implements LinkAcceptor, AcceptHandler, ConnectionEvents {
   }
 }
 
-class AcceptedLink extends BaseLink {
-  private probing: ((alive: boolean) => void)[] = [];
-
-  constructor(
-    readonly peer: PeerIdentity,
-    readonly instance: Uint8Array,
-    private readonly resolved: ResolvedOptions,
-    private readonly onGone: (link: AcceptedLink) => void,
-  ) {
-    super(resolved.highWater);
-  }
-
-  close(reason: KubeBusError): void {
-    this.closeWith(reason, {});
-  }
-
-  closeWith(reason: KubeBusError, goodbye: Partial<GoodbyeInfo>): void {
-    if (this.state === 'closed') return;
-    const connections = [...this.open];
-    this.open.length = 0;
-    this.gone(reason);
-    for (const c of connections) c.close(reason, goodbye);
-  }
-
-  opened(connection: Connection): void {
-    this.addConnection(connection);
-    if (this.state === 'up') this.handler.onState('up');
-    else this.state = 'up';
-  }
-
-  /** The first onState comes after the owner had its chance to attach. */
-  announce(): void {
-    if (this.state === 'up') this.handler.onState('up');
-  }
-
-  packets(slab: Slab, start: number, end: number): void {
-    this.handler.onPackets(slab, start, end);
-  }
-
-  control(message: Uint8Array): void {
-    this.handler.onControl(message);
-  }
-
-  drained(): void {
-    this.checkWritable();
-  }
-
-  lost(connection: Connection, reason: KubeBusError): void {
-    this.removeConnection(connection);
-    if (this.open.length === 0) this.gone(reason);
-  }
-
-  /** Asks the peer for a sign of life. */
-  probe(timeout: Micros, done: (alive: boolean) => void): void {
-    this.probing.push(done);
-    if (this.probing.length > 1) return;
-    const { clock } = this.resolved;
-    const asked = clock.now();
-    for (const c of this.open) c.machine.sendPing(asked);
-    clock.at(asked + timeout, () => {
-      const now = clock.now();
-      const alive = this.open.some((c) => c.machine.keepalive.silence(now) < now - asked);
-      const waiting = this.probing;
-      this.probing = [];
-      for (const answer of waiting) answer(alive);
-    });
-  }
-
-  private gone(reason: KubeBusError): void {
-    this.onGone(this);
-    this.setState('closed', reason);
-  }
-}
-
-function redirect(connection: Connection, events: ConnectionEvents): void {
-  connection.events = events;
-}
-
-function sameBytes(a: Uint8Array, b: Uint8Array): boolean {
-  return a.length === b.length && a.every((x, i) => x === b[i]);
+function addAll(sum: Record<string, number>, counts: Readonly<Record<string, number>>): void {
+  for (const [name, n] of Object.entries(counts)) sum[name] = (sum[name] ?? 0) + n;
 }

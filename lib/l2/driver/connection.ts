@@ -1,77 +1,65 @@
 // Edge: one ByteStream with its machine, framer and egress queue. Receives into slabs, sends runs straight from theirs.
 
-import {
-  type Clock,
-  HEADER,
-  KubeBusError,
-  type Logger,
-  lengthAt,
-  MAX_PACKET,
-  type Micros,
-  SECOND,
-  Slab,
-  type SlabPool,
-  type Timer,
-} from '../../core/index.js';
-import {
-  ConnectionMachine,
-  type GoodbyeInfo,
-  type HelloInfo,
-  type MachineOutput,
-  MIN_MTU,
-} from '../connection-machine.js';
-import { type EgressOptions, EgressQueue } from '../egress-queue.js';
+import { type Clock, KubeBusError, type Logger, type Micros, SECOND, Slab, type Timer } from '../../core/index.js';
+import { ConnectionMachine, type HelloInfo, type MachineOutput } from '../connection-machine.js';
+import { type EgressBudget, type EgressOptions, EgressQueue } from '../egress-queue.js';
 import { Framer, type FrameSink } from '../framer.js';
+import type { GoodbyeInfo } from '../goodbye.js';
 import type { ByteStream, DatagramPath, StreamHandler } from '../transport.js';
 import { controlFrame, FrameType } from '../wire/frame.js';
+import { DatagramPort, NO_DATAGRAMS } from './datagram-port.js';
+import { type Buffers, compact, isScarce, ReceiveBuffer } from './receive-buffer.js';
+import { StallWatch } from './stall-watch.js';
 
 export interface ConnectionOptions {
   readonly clock: Clock;
   readonly logger: Logger;
-  readonly pool: SlabPool;
+  readonly buffers: Buffers;
   readonly handshakeTimeout: Micros;
   /** A peer that takes no bytes, or stops in the middle of a frame, for this long is cut off. */
   readonly stallTimeout: Micros;
   /** Bytes handed to the stream that it has not passed on; above, packets wait in the fair queue. */
   readonly streamBytes: number;
+  /** Bytes that may wait in the stream because of control messages: a peer that lets more wait is cut off. */
+  readonly controlBytes: number;
   readonly egress: EgressOptions;
+  readonly egressBudget: EgressBudget;
 }
 
 export interface ConnectionEvents {
   onHello(connection: Connection, hello: HelloInfo): void;
   onOpen(connection: Connection, hello: HelloInfo): void;
   onPackets(slab: Slab, start: number, end: number): void;
-  onControl(message: Uint8Array): void;
+  onControl(connection: Connection, payload: Uint8Array): void;
+  controlReceived(): number;
+  onControlReceived(connection: Connection, received: number): void;
   onWritable(connection: Connection): void;
   onOver(connection: Connection, reason: KubeBusError, goodbye: GoodbyeInfo | null): void;
 }
 
-/** Below this much room at the end of a slab a new one is taken. */
-const MIN_ROOM = 16 * 1024;
+/** An idle connection looks for stalls this often. */
+const IDLE_LOOK: Micros = 5 * SECOND;
 
 export class Connection implements StreamHandler, FrameSink, MachineOutput {
   readonly machine: ConnectionMachine;
   readonly egress: EgressQueue;
-  /** Where packets go that fit; the stream takes the others. Null: the stream takes all. */
-  readonly datagrams: DatagramPath | null;
-  /** Of datagrams, by reason. */
-  readonly dropped = { datagramMalformed: 0, datagramQueue: 0 };
   readonly opened: Micros;
+  /** The peer's number for this connection and its count of links; valid when open. */
+  slot = 0;
+  session = 0;
+  /** Packets as datagrams, where the transport has them. */
+  private readonly packets: DatagramPort | null;
   bytesIn = 0;
   bytesOut = 0;
+  /** Bytes that the stream had taken and not passed on when the connection ended. */
+  lost = 0;
   private readonly framer = new Framer();
-  private rx: Slab | null = null;
-  private rp = 0;
-  private wp = 0;
-  /** Datagrams that have arrived and not been passed on: whole frames up to datagramEnd. */
-  private datagramSlab: Slab | null = null;
-  private datagramEnd = 0;
+  private readonly rx: ReceiveBuffer;
+  private readonly stalls: StallWatch;
   private timer: Timer | null = null;
-  private lastTail = 0;
-  private tailSince: Micros = 0;
-  private lastPending = 0;
-  private pendingSince: Micros;
   private streamOver = false;
+  private owedPong: number | null = null;
+  private unread = false;
   private readonly isOpen = () => this.machine.state === 'open';
 
   constructor(
@@ -84,14 +72,25 @@ export class Connection implements StreamHandler, FrameSink, MachineOutput {
   ) {
     const now = options.clock.now();
     this.opened = now;
-    this.pendingSince = now;
-    this.egress = new EgressQueue(options.egress);
-    this.datagrams = stream.datagrams ?? null;
-    const hello = this.datagrams === null ? local : forDatagrams(local, this.datagrams);
+    this.rx = new ReceiveBuffer(options.buffers);
+    this.stalls = new StallWatch(now, options.stallTimeout);
+    this.egress = new EgressQueue(options.egress, options.egressBudget);
+    const { datagrams } = stream;
+    this.packets = datagrams === undefined ? null : new DatagramPort(datagrams, options.buffers);
+    const hello = this.packets === null ? local : this.packets.limit(local);
     this.machine = new ConnectionMachine(now, role, hello, stream.identity, options.handshakeTimeout, this);
     stream.open(this);
     this.machine.start();
     this.arm();
+  }
+
+  get datagrams(): DatagramPath | null {
+    return this.packets === null ? null : this.packets.path;
+  }
+
+  /** Of datagrams, by reason. */
+  get dropped(): { datagramMalformed: number; datagramQueue: number } {
+    return this.packets?.dropped ?? NO_DATAGRAMS;
   }
 
   /** Bytes that wait: in the fair queue and in the stream. */
@@ -101,22 +100,19 @@ export class Connection implements StreamHandler, FrameSink, MachineOutput {
 
   /** Whole packet frames. Straight to the stream while nothing waits. */
   send(slab: Slab, start: number, end: number): void {
-    if (this.egress.packets === 0 && this.stream.pending < this.options.streamBytes) {
-      this.transmit(slab, start, end);
+    const { stream, egress, options } = this;
+    const { pending } = stream;
+    const direct = egress.packets === 0 && pending < options.streamBytes;
+    // What has to wait must not hold a slab many times its size, once such slabs are scarce.
+    if ((direct && pending === 0) || !isScarce(options.buffers)) {
+      if (direct) this.transmit(slab, start, end);
+      else egress.push(options.clock.now(), slab, start, end);
       return;
     }
-    this.egress.push(this.options.clock.now(), slab, start, end);
-  }
-
-  /** Moves everything that still waits in the queue to `other`. */
-  handOver(other: Connection | undefined): void {
-    const now = this.options.clock.now();
-    if (other === undefined) return this.egress.clear();
-    while (this.egress.poll(now)) {
-      const { slab, off, length } = this.egress;
-      other.send(slab!, off, off + length);
-      slab!.release();
-    }
+    const copy = compact(slab, start, end);
+    if (direct) this.transmit(copy, 0, end - start);
+    else egress.push(options.clock.now(), copy, 0, end - start);
+    copy.release();
   }
 
   close(reason: KubeBusError, goodbye: Partial<GoodbyeInfo> = {}): void {
@@ -126,67 +122,51 @@ export class Connection implements StreamHandler, FrameSink, MachineOutput {
   // ---- from the stream
 
   room(): Uint8Array {
-    if (this.rx === null) {
-      this.rx = this.options.pool.take();
-      this.rp = this.wp = 0;
-    }
-    return this.rx.bytes.subarray(this.wp);
+    return this.rx.room();
   }
 
   get hasPartial(): boolean {
-    return this.rx !== null && this.wp > this.rp;
+    return this.rx.partial > 0;
   }
 
   onData(length: number): void {
-    if (this.machine.state === 'over') return;
-    const now = this.options.clock.now();
-    this.machine.keepalive.handleBytes(now);
+    const { rx, framer } = this;
+    const { slab } = rx;
+    if (this.machine.state === 'over' || slab === null) return;
+    this.machine.keepalive.handleBytes(this.options.clock.now());
     this.bytesIn += length;
-    this.wp += length;
-    this.rp = this.framer.parse(this.rx!.bytes, this.rp, this.wp, this.isOpen, this);
-    if (this.framer.error !== null)
-      this.machine.fail(this.framer.error, 'the bytes received are no frame of this protocol');
-    this.makeRoom();
+    rx.landed(length);
+    // Whoever is called may end the connection: the bytes stay theirs until they return.
+    slab.retain();
+    rx.read = framer.parse(slab.bytes, rx.read, rx.written, this.isOpen, this);
+    if (framer.error !== null) this.machine.fail(framer.error, 'the bytes received are no frame of this protocol');
+    slab.release();
+    rx.settle(framer.needed, this.isOpen());
   }
 
   datagramRoom(): Uint8Array {
-    if (this.datagramSlab !== null && this.datagramSlab.bytes.length - this.datagramEnd < HEADER + MAX_PACKET) {
-      this.onDatagramsDone();
-    }
-    this.datagramSlab ??= this.options.pool.take();
-    return this.datagramSlab.bytes.subarray(this.datagramEnd);
+    return this.packets!.room((slab, end) => this.events.onPackets(slab, 0, end));
   }
 
-  /** Only whole packet frames may travel this way; anything else is counted and forgotten. */
   onDatagram(length: number): void {
     if (this.machine.state === 'over') return;
     this.machine.keepalive.handleBytes(this.options.clock.now());
     this.bytesIn += length;
-    const { bytes } = this.datagramSlab!;
-    const end = this.datagramEnd + length;
-    let off = this.datagramEnd;
-    while (end - off >= HEADER && bytes[off] === FrameType.packet) {
-      const next = off + HEADER + lengthAt(bytes, off);
-      if (next > end) break;
-      off = next;
-    }
-    if (off === end && length > 0 && this.isOpen()) this.datagramEnd = end;
-    else this.dropped.datagramMalformed++;
+    this.packets!.landed(length, this.isOpen());
   }
 
   onDatagramsDone(): void {
-    const slab = this.datagramSlab;
-    const end = this.datagramEnd;
-    this.datagramSlab = null;
-    this.datagramEnd = 0;
-    if (slab === null) return;
-    if (end > 0) this.events.onPackets(slab, 0, end);
-    slab.release();
+    this.packets!.deliver((slab, end) => this.events.onPackets(slab, 0, end));
   }
 
   onDrain(): void {
-    this.pendingSince = this.options.clock.now();
-    this.drain();
+    const now = this.options.clock.now();
+    this.stalls.drained(now);
+    if (this.owedPong !== null) {
+      this.machine.sendPong(this.owedPong);
+      this.owedPong = null;
+    }
+    this.drain(now);
   }
 
   onClose(error?: Error): void {
@@ -204,12 +184,14 @@ export class Connection implements StreamHandler, FrameSink, MachineOutput {
 
   // ---- from the framer
 
-  onPackets(start: number, end: number): void {
-    this.events.onPackets(this.rx!, start, end);
+  onPackets(start: number, end: number): boolean {
+    this.events.onPackets(this.rx.slab!, start, end);
+    return this.machine.state !== 'over';
   }
 
   onControlFrame(type: number, off: number, length: number): boolean {
-    this.machine.handleFrame(this.options.clock.now(), type, this.rx!.bytes.subarray(off, off + length));
+    const payload = this.rx.slab!.bytes.subarray(off, off + length);
+    this.machine.handleFrame(this.options.clock.now(), type, payload);
     return this.machine.state !== 'over';
   }
 
@@ -218,6 +200,10 @@ export class Connection implements StreamHandler, FrameSink, MachineOutput {
   sendFrame(type: number, payload: Uint8Array): void {
     if (this.streamOver) return;
     // Control goes past the fair queue: only what the stream has taken already is before it.
+    const { streamBytes, controlBytes } = this.options;
+    if (this.stream.pending > streamBytes + controlBytes && type !== FrameType.goodbye) {
+      return this.stalled('the peer does not read its control messages');
+    }
     const frame = controlFrame(type, payload);
     const slab = Slab.of(frame);
     this.bytesOut += frame.length;
@@ -225,43 +211,58 @@ export class Connection implements StreamHandler, FrameSink, MachineOutput {
     slab.release();
   }
 
+  onPing(token: number): void {
+    // One answer may wait, not one for each ping of a peer that does not read.
+    if (this.stream.pending < this.options.streamBytes) this.machine.sendPong(token);
+    else this.owedPong = token;
+  }
+
+  controlReceived(): number {
+    return this.events.controlReceived();
+  }
+
+  onControlReceived(received: number): void {
+    this.events.onControlReceived(this, received);
+  }
+
   onHello(hello: HelloInfo): void {
     this.events.onHello(this, hello);
   }
 
   onOpen(hello: HelloInfo): void {
+    this.slot = hello.connection;
+    this.session = hello.session;
     this.events.onOpen(this, hello);
   }
 
-  onControl(message: Uint8Array): void {
-    this.events.onControl(message);
+  onControl(payload: Uint8Array): void {
+    this.events.onControl(this, payload);
   }
 
   onOver(reason: KubeBusError, goodbye: GoodbyeInfo | null): void {
     this.timer?.cancel();
     this.timer = null;
+    const hopeless = reason.code === 'ERR_PEER_DEAD' || this.unread;
+    if (this.streamOver || hopeless) this.lost = this.stream.pending;
     this.events.onOver(this, reason, goodbye);
     this.egress.clear();
     // A goodbye that is still in the stream goes out first, but a peer that does not read cannot hold us.
     if (!this.streamOver) {
-      if (reason.code === 'ERR_PEER_STALLED' || reason.code === 'ERR_PEER_DEAD') this.stream.destroy();
+      if (hopeless) this.stream.destroy();
       else {
         this.stream.end();
         const { clock } = this.options;
         clock.at(clock.now() + SECOND, () => this.streamOver || this.stream.destroy());
       }
     }
-    this.rx?.release();
-    this.rx = null;
-    this.datagramSlab?.release();
-    this.datagramSlab = null;
+    this.rx.release();
+    this.packets?.release();
   }
 
   // ---- helpers
 
-  private drain(): void {
+  private drain(now: Micros): void {
     const { egress, stream } = this;
-    const now = this.options.clock.now();
     // A stream may pass a write on at once: then it reports no drain for it, and the next run follows here.
     while (egress.packets > 0 && stream.pending < this.options.streamBytes) {
       let run: Slab | null = null;
@@ -290,99 +291,36 @@ export class Connection implements StreamHandler, FrameSink, MachineOutput {
     slab.release();
   }
 
-  /** A run to the transport: as datagrams of as many whole frames as fit, or on the stream. */
   private transmit(slab: Slab, start: number, end: number): void {
     this.bytesOut += end - start;
-    const { datagrams } = this;
-    if (datagrams === null) {
-      this.stream.write(slab, start, end);
-      return;
-    }
-    const { bytes } = slab;
-    for (let off = start; off < end; ) {
-      let to = off + HEADER + lengthAt(bytes, off);
-      if (to - off > datagrams.maxBytes) this.stream.write(slab, off, to);
-      else {
-        for (let next = to; next < end; to = next) {
-          next += HEADER + lengthAt(bytes, next);
-          if (next - off > datagrams.maxBytes) break;
-        }
-        if (!datagrams.send(bytes, off, to)) this.dropped.datagramQueue++;
-      }
-      off = to;
-    }
-  }
-
-  /** Makes sure that the frame at the end can be completed, and that the next read has room. */
-  private makeRoom(): void {
-    const slab = this.rx;
-    if (slab === null) return;
-    const tail = this.wp - this.rp;
-    if (tail === 0) {
-      if (slab.refs === 1) {
-        // Nothing half-received: an idle connection holds no slab.
-        slab.release();
-        this.rx = null;
-        return;
-      }
-      if (slab.bytes.length - this.wp >= MIN_ROOM + HEADER + MAX_PACKET) {
-        this.rp = this.wp;
-        return;
-      }
-      slab.release();
-      this.rx = null;
-      return;
-    }
-    const needed = Math.max(this.framer.needed, MIN_ROOM);
-    if (this.rp + needed + MIN_ROOM <= slab.bytes.length) return;
-    if (slab.refs === 1) slab.bytes.copyWithin(0, this.rp, this.wp);
-    else {
-      const fresh = this.options.pool.take();
-      fresh.bytes.set(slab.bytes.subarray(this.rp, this.wp));
-      slab.release();
-      this.rx = fresh;
-    }
-    this.rp = 0;
-    this.wp = tail;
+    if (this.packets === null) this.stream.write(slab, start, end);
+    else this.packets.send(this.stream, slab, start, end);
   }
 
   private arm(): void {
     const { clock } = this.options;
     if (this.machine.state === 'over') return;
     // Stalls are looked for once a second, and only while something waits.
-    const busy = this.stream.pending > 0 || this.egress.packets > 0 || this.wp > this.rp;
-    const at = Math.min(
-      this.machine.pollDeadline(),
-      busy ? clock.now() + SECOND : Number.POSITIVE_INFINITY,
-      clock.now() + 5 * SECOND,
-    );
-    this.timer = clock.at(at, () => {
+    const busy = this.stream.pending > 0 || this.egress.packets > 0 || this.rx.partial > 0;
+    const now = clock.now();
+    this.timer = clock.at(Math.min(this.machine.pollDeadline(), now + (busy ? SECOND : IDLE_LOOK)), () => {
       this.timer = null;
-      const now = clock.now();
-      this.checkStall(now);
-      this.machine.handleTimeout(now);
+      this.look(clock.now());
       this.arm();
     });
   }
 
-  private checkStall(now: Micros): void {
-    const { stallTimeout } = this.options;
-    const pending = this.stream.pending;
-    if (pending === 0 || pending < this.lastPending) this.pendingSince = now;
-    this.lastPending = pending;
-    const tail = this.rx === null ? 0 : this.wp - this.rp;
-    if (tail === 0 || tail !== this.lastTail) this.tailSince = now;
-    this.lastTail = tail;
-    if (now - this.pendingSince >= stallTimeout) this.stalled('the peer does not read');
-    else if (now - this.tailSince >= stallTimeout) this.stalled('the peer stopped in the middle of a frame');
+  private look(now: Micros): void {
+    const { stream, rx, machine } = this;
+    const stall = this.stalls.check(now, stream.pending, stream.progress ?? 0, rx.partial, this.bytesIn - rx.partial);
+    if (stall === 'unread') this.stalled('the peer does not read');
+    else if (stall === 'mid-frame') machine.fail('ERR_PEER_STALLED', 'a frame was begun and not finished in time');
+    machine.handleTimeout(now);
   }
 
+  /** No goodbye: it would not be read. */
   private stalled(what: string): void {
+    this.unread = true;
     this.machine.over(new KubeBusError('ERR_PEER_STALLED', what, { side: 'remote' }), null);
   }
-}
-
-/** Packets are to fit a datagram, and super-packets never do. */
-function forDatagrams(hello: HelloInfo, datagrams: DatagramPath): HelloInfo {
-  return { ...hello, mtu: Math.max(MIN_MTU, Math.min(hello.mtu, datagrams.maxBytes - HEADER)), offload: false };
 }

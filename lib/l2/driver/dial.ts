@@ -1,8 +1,9 @@
 // Edge: a link that dials, and dials again for ever until it is closed or told to stay away.
 
-import { KubeBusError, type Micros, MS, SECOND, type Slab, type Timer } from '../../core/index.js';
+import { KubeBusError, type Micros, MS, SECOND, type Timer } from '../../core/index.js';
 import { Backoff, type BackoffOptions, DEFAULT_BACKOFF } from '../backoff.js';
-import type { GoodbyeInfo, HelloInfo } from '../connection-machine.js';
+import { type HelloInfo, sameBytes } from '../connection-machine.js';
+import { type GoodbyeInfo, goodbyeFrame } from '../goodbye.js';
 import type { Link } from '../link.js';
 import type { PeerIdentity, Transport } from '../transport.js';
 import { BaseLink } from './base-link.js';
@@ -39,6 +40,8 @@ const REFUSED = new Set([
   'ERR_VERSION',
 ]);
 const REFUSED_WAIT: Micros = 5 * SECOND;
+/** Below this age a connection that ends counts as a failed attempt. */
+const LIVED: Micros = 10 * SECOND;
 
 export function dialLink(options: DialOptions): Link {
   const { connections = 1, addresses } = options;
@@ -53,15 +56,18 @@ class DialledLink extends BaseLink implements ConnectionEvents {
   peer: PeerIdentity = UNKNOWN;
   private readonly slots: Slot[];
   private readonly instance = new Uint8Array(16);
+  private peerInstance = new Uint8Array(0);
+  /** Grows when the last connection is lost: the peer, too, is to begin anew. */
+  private session = 1;
   /** Index into addresses where the next attempt of any slot starts. */
-  preferred = 0;
+  private preferred = 0;
 
   constructor(
     readonly options: DialOptions,
     readonly resolved: ResolvedOptions,
     connections: number,
   ) {
-    super(resolved.highWater);
+    super(resolved.clock, resolved.highWater, resolved.connection.controlBytes);
     this.mtu = resolved.mtu;
     this.offload = resolved.offload;
     resolved.random.fill(this.instance);
@@ -69,20 +75,22 @@ class DialledLink extends BaseLink implements ConnectionEvents {
     for (const slot of this.slots) slot.dial();
   }
 
+  get address(): string {
+    return this.options.addresses[this.preferred]!;
+  }
+
+  /** An attempt at `address` failed: the next one, of whatever slot, goes elsewhere, unless the link is up there. */
+  avoid(address: string): void {
+    if (this.open.length > 0 || address !== this.address) return;
+    this.preferred = (this.preferred + 1) % this.options.addresses.length;
+  }
+
   hello(connection: number): HelloInfo {
     const { mtu, offload, keepalive, agent } = this.resolved;
     const { tenant, node } = this.options;
-    return {
-      tenant,
-      node,
-      instance: this.instance,
-      mtu,
-      offload,
-      keepalive,
-      agent,
-      connection,
-      connections: this.slots.length,
-    };
+    const { instance, session } = this;
+    const connections = this.slots.length;
+    return { tenant, node, instance, mtu, offload, keepalive, agent, connection, connections, session };
   }
 
   close(reason: KubeBusError): void {
@@ -95,26 +103,27 @@ class DialledLink extends BaseLink implements ConnectionEvents {
   onHello(): void {}
 
   onOpen(connection: Connection, hello: HelloInfo): void {
+    const slot = this.slots.find((s) => s.connection === connection)!;
+    // All connections of a link end in one process; and none that was begun for the link before belongs to this one.
+    const same = this.open.length === 0 || sameBytes(this.peerInstance, hello.instance);
+    if (!same || slot.session !== this.session) {
+      const text = same
+        ? 'begun before the link was lost'
+        : 'another instance answers there than the one this link is with';
+      return connection.close(new KubeBusError('ERR_PEER_GOODBYE', text));
+    }
+    this.peerInstance = Uint8Array.from(hello.instance);
     const { identity } = connection.stream;
     this.peer = identity.authenticated ? identity : { ...identity, tenant: hello.tenant, node: hello.node };
-    this.addConnection(connection);
+    this.addConnection(connection, this.slots.length);
+    this.preferred = Math.max(0, this.options.addresses.indexOf(slot.address));
     this.setState('up');
   }
 
-  onPackets(slab: Slab, start: number, end: number): void {
-    this.handler.onPackets(slab, start, end);
-  }
-
-  onControl(message: Uint8Array): void {
-    this.handler.onControl(message);
-  }
-
-  onWritable(): void {
-    this.checkWritable();
-  }
-
   onOver(connection: Connection, reason: KubeBusError, goodbye: GoodbyeInfo | null): void {
+    const wasUp = this.open.length > 0;
     this.removeConnection(connection);
+    if (wasUp && this.open.length === 0) this.session++;
     this.slots.find((slot) => slot.connection === connection)?.lost(reason, goodbye);
   }
 
@@ -127,8 +136,11 @@ class DialledLink extends BaseLink implements ConnectionEvents {
 /** One connection of the link, for ever. */
 class Slot {
   connection: Connection | null = null;
+  /** Of the current or last attempt. */
+  address = '';
+  session = 0;
   private readonly backoff: Backoff;
-  private readonly abort = new AbortController();
+  private attempting: AbortController | null = null;
   private timer: Timer | null = null;
   private stopped = false;
 
@@ -143,7 +155,7 @@ class Slot {
     void this.attempt().catch((cause: unknown) => {
       if (this.stopped) return;
       const reason = cause instanceof KubeBusError ? cause : new KubeBusError('ERR_CONNECT', String(cause), { cause });
-      this.link.preferred++;
+      this.link.avoid(this.address);
       this.link.failed(reason);
       this.again(REFUSED.has(reason.code) ? REFUSED_WAIT : 0);
     });
@@ -152,15 +164,16 @@ class Slot {
   stop(reason: KubeBusError): void {
     this.stopped = true;
     this.timer?.cancel();
-    this.abort.abort();
+    this.attempting?.abort();
     this.connection?.close(reason);
   }
 
   lost(reason: KubeBusError, goodbye: GoodbyeInfo | null): void {
-    const lived = this.link.resolved.clock.now() - this.connection!.opened > 10 * SECOND;
+    const lived = this.link.resolved.clock.now() - this.connection!.opened > LIVED;
     this.connection = null;
     if (this.stopped) return;
     if (lived) this.backoff.reset();
+    else this.link.avoid(this.address);
     this.link.resolved.logger.info({ code: reason.code, reason: reason.message }, 'connection lost');
     if (goodbye?.permanent) return this.link.close(reason);
     this.link.failed(reason);
@@ -175,20 +188,24 @@ class Slot {
   }
 
   private async attempt(): Promise<void> {
-    const { options, resolved } = this.link;
-    const address = options.addresses[this.link.preferred % options.addresses.length]!;
-    const timeout = new AbortController();
+    const { options, resolved, address } = this.link;
+    this.address = address;
+    const attempting = new AbortController();
+    this.attempting = attempting;
     const timer = resolved.clock.at(resolved.clock.now() + (options.connectTimeout ?? 10 * SECOND), () =>
-      timeout.abort(),
+      attempting.abort(),
     );
     try {
-      const stream = await options.transport.dial(address, AbortSignal.any([this.abort.signal, timeout.signal]));
+      const farewell = (reason: KubeBusError) => goodbyeFrame(reason.code, reason.message);
+      const stream = await options.transport.dial(address, attempting.signal, farewell);
       if (this.stopped) return stream.destroy();
       const hello = this.link.hello(this.index);
+      this.session = hello.session;
       // A certificate names the cloud; it is not the tenant and node of a hello.
       this.connection = new Connection(stream, 'dialer', hello, resolved.connection, this.link);
     } finally {
       timer.cancel();
+      this.attempting = null;
     }
   }
 }

@@ -2,19 +2,23 @@
 
 import {
   type Clock,
+  KubeBusError,
   type Logger,
+  MAX_PACKET,
   type Micros,
   MS,
   type Random,
   SECOND,
-  SlabPool,
   silentLogger,
   systemClock,
   systemRandom,
 } from '../../core/index.js';
-import { DEFAULT_EGRESS, type EgressOptions } from '../egress-queue.js';
+import { MIN_MTU } from '../connection-machine.js';
+import { DEFAULT_EGRESS, type EgressBudget, type EgressOptions } from '../egress-queue.js';
 import type { KeepaliveOptions } from '../keepalive.js';
+import { STREAM_HIGH_WATER } from '../transport.js';
 import type { ConnectionOptions } from './connection.js';
+import { createBuffers } from './receive-buffer.js';
 
 export interface LinkOptions {
   readonly clock?: Clock;
@@ -28,12 +32,17 @@ export interface LinkOptions {
   readonly keepalive?: KeepaliveOptions;
   /** Time for the hello, after the transport's own handshake. **Default:** 5 s. */
   readonly handshakeTimeout?: Micros;
-  /** **Default:** 30 s. */
+  /**
+   * A peer that takes no bytes for this long, or does not finish a frame within it, is cut off. **Default:** 30 s, so the slowest
+   * link that works carries a frame of 64 KiB in 30 s.
+   */
   readonly stallTimeout?: Micros;
-  /** Bytes handed to a stream and not yet taken by the system, above which packets wait in the fair queue. **Default:** 128 KiB. */
+  /** Bytes handed to a stream and not yet taken by the system, above which packets wait in the fair queue; at least 64 KiB. **Default:** 128 KiB. */
   readonly streamBytes?: number;
   /** Bytes queued above which `writable` is false. **Default:** 1 MiB. */
   readonly highWater?: number;
+  /** Control messages that may wait for the peer to take them; above, it is cut off. **Default:** 8 MiB. */
+  readonly controlBytes?: number;
   readonly egress?: Partial<EgressOptions>;
   /** For the hello. **Default:** 'kubebus'. */
   readonly agent?: string;
@@ -43,31 +52,48 @@ export const DEFAULT_KEEPALIVE: KeepaliveOptions = { interval: 10 * SECOND, dead
 export const DEFAULT_MTU = 1400;
 const DEFAULT_HIGH_WATER = 1024 * 1024;
 
-/** One pool for all links of the process: slabs of 256 KiB, at most 8 of them kept when free. */
-const sharedPool = new SlabPool(256 * 1024, 8);
+/** For all links of the process. */
+const sharedBuffers = createBuffers();
+const sharedBudget: EgressBudget = { bytes: 0, maxBytes: 256 * 1024 * 1024 };
 
 export function resolveOptions(options: LinkOptions) {
   const { clock = systemClock, random = systemRandom, logger = silentLogger } = options;
+  const { streamBytes = 128 * 1024, keepalive = DEFAULT_KEEPALIVE, mtu = DEFAULT_MTU } = options;
+  const egress = { ...DEFAULT_EGRESS, ...options.egress };
+  check(streamBytes >= STREAM_HIGH_WATER, `streamBytes must be at least ${STREAM_HIGH_WATER}`);
+  check(Number.isInteger(mtu) && mtu >= MIN_MTU && mtu <= MAX_PACKET, `mtu must be ${MIN_MTU} to ${MAX_PACKET}`);
+  check(
+    keepalive.interval > 0 && keepalive.deadAfter > keepalive.interval,
+    'keepalive: deadAfter must be above interval',
+  );
+  check(egress.flows > 0 && (egress.flows & (egress.flows - 1)) === 0, 'egress.flows must be a power of two');
+  check(egress.maxPackets > 0 && egress.quantum > 0, 'egress.maxPackets and egress.quantum must be above 0');
   const connection: ConnectionOptions = {
     clock,
     logger,
-    pool: sharedPool,
+    buffers: sharedBuffers,
     handshakeTimeout: options.handshakeTimeout ?? 5_000 * MS,
     stallTimeout: options.stallTimeout ?? 30 * SECOND,
-    streamBytes: options.streamBytes ?? 128 * 1024,
-    egress: { ...DEFAULT_EGRESS, ...options.egress },
+    streamBytes,
+    controlBytes: options.controlBytes ?? 8 * 1024 * 1024,
+    egress,
+    egressBudget: sharedBudget,
   };
   return {
     clock,
     random,
     logger,
     connection,
-    mtu: options.mtu ?? DEFAULT_MTU,
+    mtu,
     offload: options.offload ?? true,
-    keepalive: options.keepalive ?? DEFAULT_KEEPALIVE,
+    keepalive,
     highWater: options.highWater ?? DEFAULT_HIGH_WATER,
     agent: options.agent ?? 'kubebus',
   };
+}
+
+function check(ok: boolean, message: string): void {
+  if (!ok) throw new KubeBusError('ERR_INVALID_ARGUMENT', message);
 }
 
 export type ResolvedOptions = ReturnType<typeof resolveOptions>;

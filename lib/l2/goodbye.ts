@@ -1,0 +1,34 @@
+// Core: the last frame of a connection. It says why, for the user of the other side; so its text is bounded and, since
+// it ends in logs and on terminals, printable.
+
+import { ERROR_CODES, type ErrorCode, JOIN_ERROR_CODES, L2_ERROR_CODES, L3_ERROR_CODES } from '../core/index.js';
+import { kubebus } from './gen/messages.js';
+import { controlFrame, FrameType } from './wire/frame.js';
+
+export interface GoodbyeInfo {
+  readonly retryAfterMs: number;
+  readonly permanent: boolean;
+}
+
+/** Characters of the message; in UTF-8 it fits a frame before the hello. */
+export const MAX_GOODBYE_TEXT = 1000;
+/** A peer cannot send a node away for longer. */
+export const MAX_RETRY_AFTER_MS = 300_000;
+
+export function goodbyePayload(code: ErrorCode, message: string, info: Partial<GoodbyeInfo> = {}): Uint8Array {
+  return kubebus.l2.Goodbye.encode({ code, message: printable(message, MAX_GOODBYE_TEXT), ...info }).finish();
+}
+
+/** A whole frame, for a peer that is refused before there is a connection. */
+export function goodbyeFrame(code: ErrorCode, message: string, info: Partial<GoodbyeInfo> = {}): Uint8Array {
+  return controlFrame(FrameType.goodbye, goodbyePayload(code, message, info));
+}
+
+/** Text of a peer, without what a terminal would obey. */
+export function printable(text: string, max: number): string {
+  return text.slice(0, max).replace(/[\p{Cc}\p{Cf}\p{Cs}\u2028\u2029]/gu, '\ufffd');
+}
+
+export function isErrorCode(code: string): code is ErrorCode {
+  return [ERROR_CODES, L2_ERROR_CODES, L3_ERROR_CODES, JOIN_ERROR_CODES].some((table) => Object.hasOwn(table, code));
+}
