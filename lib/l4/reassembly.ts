@@ -52,6 +52,8 @@ export class Reassembly {
     'fragments-over-limit': 0,
   };
   private readonly datagrams = new Map<string, Datagram>();
+  /** Keys of `expect`, until the fragment is here. */
+  private readonly expected = new Set<string>();
   private bytes = 0;
 
   constructor(private readonly limits: ReassemblyLimits = DEFAULT_REASSEMBLY_LIMITS) {}
@@ -65,10 +67,18 @@ export class Reassembly {
     return this.bytes;
   }
 
-  /** Whether the fragment belongs to a datagram of which we have a part. */
+  /** Whether the fragment belongs to a datagram of which we have a part, or expect one. */
   knows(buf: Uint8Array, off: number): boolean {
     const f = place(buf, off);
-    return f !== null && this.datagrams.has(f.key);
+    return f !== null && (this.datagrams.has(f.key) || this.expected.has(f.key));
+  }
+
+  /** The fragment is for us and will be handled soon: those that follow it in the same batch are ours as well. */
+  expect(buf: Uint8Array, off: number): void {
+    const f = place(buf, off);
+    if (f === null) return;
+    if (this.expected.size >= this.limits.datagrams) this.expected.clear();
+    this.expected.add(f.key);
   }
 
   /** Takes the fragment of the frame at `off`; returns the frame of the whole packet once it is complete. */
@@ -80,6 +90,7 @@ export class Reassembly {
       this.counters['fragments-malformed']++;
       return null;
     }
+    if (this.expected.size > 0) this.expected.delete(f.key);
     let d = this.datagrams.get(f.key);
     if (d === undefined) {
       d = { until: now + this.limits.timeout, pieces: [], head: null, total: -1, have: 0, poisoned: false };

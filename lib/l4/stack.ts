@@ -94,7 +94,10 @@ export class Stack {
     if (isFragment(buf, p)) {
       // Only the first fragment has ports; the others follow where it went. One that overtakes it goes to the kernel, which
       // gives up on the datagram: senders keep the order, and so do links.
-      return this.reassembly.knows(buf, off) || (firstOfUdp(buf, p, length) && this.udp.claims(buf, off));
+      if (this.reassembly.knows(buf, off)) return true;
+      if (!firstOfUdp(buf, p, length) || !this.udp.claims(buf, off)) return false;
+      this.reassembly.expect(buf, off);
+      return true;
     }
     switch (upperLayer(buf, p, length) >>> 16) {
       case Protocol.tcp:

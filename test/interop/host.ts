@@ -2,10 +2,12 @@
 // rootless node whose sockets are ours. Between the latter and its network a seeded impairment may lie. The test that
 // started it speaks to it by IPC: one request, one answer.
 
+import { execFile } from 'node:child_process';
 import { once } from 'node:events';
 import * as http from 'node:http';
 import * as net from 'node:net';
 import type { Duplex } from 'node:stream';
+import { promisify } from 'node:util';
 import { KubeBusCloud, KubeBusNode } from '../../lib/index.js';
 import { createNet, type Net } from '../../lib/l4/index.js';
 import { memoryTransport } from '../../transports/memory.js';
@@ -39,6 +41,8 @@ export type HostRequest =
   | { do: 'udp-exchange'; host: string; port: number; sizes: readonly number[]; on: Where }
   | { do: 'udp-error'; host: string; port: number; on: Where }
   | { do: 'ping'; host: string }
+  | { do: 'program'; command: readonly string[] }
+  | { do: 'all'; requests: readonly HostRequest[] }
   | { do: 'stats'; on: Where };
 
 type Where = 'shared' | 'rootless';
@@ -156,6 +160,12 @@ async function main(options: HostOptions): Promise<void> {
       }
       case 'ping':
         return (await sockets.ping(r.host, { count: 2, intervalMs: 1 })).lost;
+      case 'program': {
+        const [program, ...args] = r.command;
+        return (await promisify(execFile)(program!, args)).stdout.trim();
+      }
+      case 'all':
+        return Promise.all(r.requests.map(answer));
       case 'stats':
         return at(r.on).stats();
     }

@@ -48,6 +48,7 @@ export class Interop {
   private readonly children: ChildProcess[] = [];
   private host!: ChildProcess;
   private capture: Capture | null = null;
+  private stopped = false;
 
   /** Everything is taken down with the test; the capture of the whole run may then hold no protocol error. */
   static async start(t: ExecutionContext, options: Partial<HostOptions> = {}): Promise<Interop> {
@@ -66,6 +67,17 @@ export class Interop {
   async ask(request: HostRequest): Promise<unknown> {
     this.host.send(request);
     return this.answer();
+  }
+
+  /** Several requests at the same time; their answers in order. */
+  async askAll(requests: readonly HostRequest[]): Promise<unknown> {
+    return this.ask({ do: 'all', requests });
+  }
+
+  /** Ends the capture before the end of the test, to look into it. */
+  async stopCapture(): Promise<void> {
+    await this.capture?.stop();
+    this.stopped = true;
   }
 
   /** A program in the namespace that goes on until the end of the test. */
@@ -114,7 +126,7 @@ export class Interop {
   }
 
   private async down(t: ExecutionContext): Promise<void> {
-    await this.capture?.stop();
+    if (!this.stopped) await this.capture?.stop();
     for (const child of this.children) child.kill('SIGKILL');
     // What they have started themselves.
     const pids = execFileSync('ip', ['netns', 'pids', this.namespace], { encoding: 'utf8' });

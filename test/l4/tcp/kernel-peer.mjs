@@ -1,4 +1,6 @@
-// The kernel's end, in a network namespace: `echo PORT` serves, `client HOST PORT BYTES` sends a pattern and checks the echo.
+// The kernel's end, in a network namespace: `echo PORT` serves,
+// `udp-echo PORT` too, `client HOST PORT BYTES` sends a pattern and checks the echo.
+import dgram from 'node:dgram';
 import net from 'node:net';
 
 const [mode, ...args] = process.argv.slice(2);
@@ -7,6 +9,9 @@ const pattern = (i) => ((i * 131) ^ (i >>> 9)) & 0xff;
 if (mode === 'echo') {
   const server = net.createServer({ allowHalfOpen: true }, (socket) => socket.pipe(socket).on('error', () => {}));
   server.listen(Number(args[0]), '::', () => console.log('ready'));
+} else if (mode === 'udp-echo') {
+  const socket = dgram.createSocket('udp6', (message, from) => socket.send(message, from.port, from.address));
+  socket.bind(Number(args[0]), '::', () => console.log('ready'));
 } else {
   const [host, port, bytes] = [args[0], Number(args[1]), Number(args[2])];
   const socket = net.connect({ host, port });
