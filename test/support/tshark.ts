@@ -10,7 +10,7 @@ export class Capture {
   ) {}
 
   static async start(namespace: string, device: string, file: string, filter = ''): Promise<Capture> {
-    const args = ['netns', 'exec', namespace, 'tshark', '-q', '-i', device, '-w', file];
+    const args = ['netns', 'exec', namespace, 'tshark', '-q', '-i', device, '-B', '16', '-w', file];
     if (filter !== '') args.push('-f', filter);
     const child = spawn('ip', args, { stdio: ['ignore', 'ignore', 'pipe'] });
     for await (const text of child.stderr!) if (/Capturing|started/.test(String(text))) break;
