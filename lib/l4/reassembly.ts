@@ -91,9 +91,15 @@ export class Reassembly {
       return null;
     }
     if (this.expected.size > 0) this.expected.delete(f.key);
+    if (f.start === 0 && !f.more) {
+      // RFC 6946 §4: an atomic fragment is a packet of its own, whatever other fragments say with the same numbers.
+      const piece = { start: 0, end: f.end, bytes: copyOf(buf, f.payload, f.payload + f.end) };
+      const head = copyOf(buf, off + HEADER, off + HEADER + f.headLength);
+      return whole({ ...this.begin(now), pieces: [piece], total: f.end }, head, f.next);
+    }
     let d = this.datagrams.get(f.key);
     if (d === undefined) {
-      d = { until: now + this.limits.timeout, pieces: [], head: null, total: -1, have: 0, poisoned: false };
+      d = this.begin(now);
       this.makeRoom(0);
       this.datagrams.set(f.key, d);
     }
@@ -120,6 +126,10 @@ export class Reassembly {
     this.forget(f.key, d);
     this.counters.reassembled++;
     return whole(d, d.head, f.next);
+  }
+
+  private begin(now: Micros): Datagram {
+    return { until: now + this.limits.timeout, pieces: [], head: null, total: -1, have: 0, poisoned: false };
   }
 
   /** Oldest first until the bounds hold; `keep`: the newest is there already. */

@@ -418,7 +418,9 @@ export class TcpStack {
       if (cookie !== null && this.flows.size - this.timeWaits < this.limits.connections) {
         this.counters['syn-cookies-good']++;
         const config = this.makeConfig(local, s.dstPort, remote, s.srcPort, (s.ack - 1) | 0, this.options);
-        this.addPassive(listener, config, this.factory.fromCookie(config, now, s, cookie));
+        const connection = this.factory.fromCookie(config, now, s, cookie);
+        this.addPassive(listener, config, connection);
+        connection.handleSegment(now, s);
         return;
       }
       this.counters['syn-cookies-bad']++;
