@@ -8,10 +8,13 @@ import {
   KubeBusError,
   type Logger,
   type Random,
+  SECOND,
   silentLogger,
   systemClock,
   systemRandom,
+  type Timer,
 } from './core/index.js';
+import type { CloudAuthority } from './join/index.js';
 import {
   type AcceptLimits,
   acceptLinks,
@@ -74,6 +77,10 @@ export interface CloudOptions {
   readonly holdMs?: number;
   /** On plain (insecure) transports nodes may originate any prefix. **Default:** true. */
   readonly openPrefixesWhenInsecure?: boolean;
+  /** Who signs the nodes' certificates (openJoinAuthority of kubebus/join): revoked nodes stay out. **Default:** any node with a good certificate comes in. */
+  readonly authority?: CloudAuthority;
+  /** Milliseconds since the epoch. **Default:** Date.now. */
+  readonly date?: () => number;
   readonly logger?: Logger;
   readonly clock?: Clock;
   readonly random?: Random;
@@ -108,6 +115,8 @@ export class KubeBusCloud {
   /** The address book as it was found: tenants that are not served now keep their part of it. */
   private readonly record: Record<string, unknown>;
   private readonly hold = new Hold();
+  private sweep: Timer | null = null;
+  private unsubscribe = () => {};
 
   /** Throws ERR_INVALID_ARGUMENT, ERR_ADDRESS, ERR_STATE, ERR_CONNECT (cannot listen) or ERR_TUN_*. */
   static async start(options: CloudOptions): Promise<KubeBusCloud> {
@@ -171,6 +180,8 @@ export class KubeBusCloud {
   async stop(message = 'the cloud stops', retryAfterMs = 0): Promise<void> {
     if (this.stopped) return;
     this.stopped = true;
+    this.sweep?.cancel();
+    this.unsubscribe();
     try {
       await this.acceptor?.close(new KubeBusError('ERR_PEER_GOODBYE', message), retryAfterMs);
       for (const tenant of this.tenants.values()) tenant.stop();
@@ -203,10 +214,35 @@ export class KubeBusCloud {
       authorize: (peer) => this.authorize(peer),
       onLink: (link) => this.tenants.get(link.peer.tenant)!.join(link),
     });
+    const { authority } = this.options;
+    if (authority !== undefined) {
+      this.unsubscribe = authority.onOutcast(({ tenant, node }) => {
+        for (const link of this.tenants.get(tenant)?.links() ?? []) {
+          const reason = link.peer.node === node && link.peer.authenticated ? authority.judge(link.peer) : null;
+          if (reason !== null) link.close(reason);
+        }
+      });
+    }
+    this.closeExpired();
+  }
+
+  /** A certificate that ended while its link lived on, and was not renewed, ends the link. */
+  private closeExpired(): void {
+    const { clock = systemClock, date = Date.now, authority } = this.options;
+    for (const tenant of this.tenants.values()) {
+      for (const link of tenant.links()) {
+        const { peer } = link;
+        const until = Math.max(peer.expires, authority?.certifiedUntil(peer.tenant, peer.node) ?? 0);
+        if (date() >= until) link.close(new KubeBusError('ERR_CERTIFICATE', 'the certificate has ended: renew it'));
+      }
+    }
+    this.sweep = clock.at(clock.now() + SWEEP, () => this.closeExpired());
   }
 
   private authorize(peer: PeerIdentity): KubeBusError | null {
-    if (this.tenants.has(peer.tenant)) return null;
+    if (this.tenants.has(peer.tenant)) {
+      return peer.authenticated ? (this.options.authority?.judge(peer) ?? null) : null;
+    }
     return new KubeBusError('ERR_TENANT_UNKNOWN', `this cloud does not serve the tenant ${peer.tenant}`);
   }
 
@@ -217,6 +253,9 @@ export class KubeBusCloud {
     }));
   }
 }
+
+/** How often certificates of live links are looked at. */
+const SWEEP = 60 * SECOND;
 
 class Tenant {
   readonly pool: AddressPool;
@@ -323,6 +362,10 @@ class Tenant {
     this.members.set(link, { link, session, since: now });
     this.deadline.update();
     this.logger.info({ tenant: this.name, node }, 'node joined');
+  }
+
+  links(): Link[] {
+    return [...this.members.keys()];
   }
 
   nodes(): NodeInfo[] {

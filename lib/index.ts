@@ -2,4 +2,11 @@
 
 export { type CloudOptions, KubeBusCloud, type NodeInfo, type TenantNodeOptions, type TenantOptions } from './cloud.js';
 export * from './core/index.js';
-export { type Advertisement, KubeBusNode, type NodeEvents, type NodeOptions, type RouteInfo } from './node.js';
+export {
+  type Advertisement,
+  type JoinOptions,
+  KubeBusNode,
+  type NodeEvents,
+  type NodeOptions,
+  type RouteInfo,
+} from './node.js';

@@ -13,7 +13,8 @@ import {
   systemClock,
   systemRandom,
 } from './core/index.js';
-import { dialLink, isName, type Link, type LinkOptions, type Transport } from './l2/index.js';
+import { loadDefaultTransport, NodeIdentity, type ServiceDialer } from './join/index.js';
+import { dialLink, isName, type Link, type LinkOptions, type TlsSource, type Transport } from './l2/index.js';
 import {
   attachLink,
   type ControlLimits,
@@ -83,6 +84,24 @@ export interface NodeOptions {
   readonly sockets?: StackOptions;
 }
 
+/** A node that has its certificate from a token, or from an earlier start. */
+export interface JoinOptions extends Omit<NodeOptions, 'cloud' | 'transport' | 'tenant' | 'node' | 'stateDir'> {
+  /** What `kubebus token create` printed. Needed the first time only. */
+  readonly token?: string;
+  /** Folder where the node keeps its key, its certificate and its addresses. */
+  readonly stateDir: string;
+  /** Name to ask for, where the token leaves it open. **Default:** the host's. */
+  readonly node?: string;
+  /** **Default:** TCP with TLS. */
+  readonly transport?: (tls: TlsSource) => Transport;
+  /** How the cloud is reached for certificates. **Default:** TCP with TLS, without proxy. */
+  readonly dialService?: ServiceDialer;
+  /** Milliseconds since the epoch. **Default:** Date.now. */
+  readonly date?: () => number;
+  readonly cloud?: undefined;
+  readonly tenant?: undefined;
+}
+
 export interface RouteInfo {
   readonly prefix: string;
   readonly kind: RouteKind;
@@ -106,6 +125,7 @@ export interface NodeEvents {
 /** Reasons that a human has to look at; the node still tries again. */
 const REFUSALS = new Set([
   'ERR_CERTIFICATE',
+  'ERR_REVOKED',
   'ERR_TENANT_UNKNOWN',
   'ERR_DUPLICATE_NODE',
   'ERR_IDENTITY_MISMATCH',
@@ -140,12 +160,40 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
    * Joins the overlay; resolves when the cloud has assigned addresses. Rejects with ERR_ABORTED through `signal`, with ERR_TUN_* when the
    * TUN device cannot be had, and with the cloud's reason when it says that trying again is of no use.
    */
-  static async join(options: NodeOptions): Promise<KubeBusNode> {
+  static join(options: JoinOptions): Promise<KubeBusNode>;
+  static join(options: NodeOptions): Promise<KubeBusNode>;
+  static join(options: NodeOptions | JoinOptions): Promise<KubeBusNode> {
+    return options.cloud === undefined ? KubeBusNode.joinByToken(options) : KubeBusNode.joinAs(options, null);
+  }
+
+  private static async joinByToken(options: JoinOptions): Promise<KubeBusNode> {
+    const { token, node, transport, dialService, date, ...rest } = options;
+    const standard = await loadDefaultTransport();
+    const identity = await NodeIdentity.open({
+      ...options,
+      dial: dialService ?? standard.defaultServiceDialer,
+    });
+    try {
+      const full = {
+        ...rest,
+        cloud: identity.addresses,
+        tenant: identity.tenant,
+        node: identity.node,
+        transport: (transport ?? standard.defaultTransport)(identity.tls),
+      };
+      return await KubeBusNode.joinAs(full, identity);
+    } catch (error) {
+      identity.stop();
+      throw error;
+    }
+  }
+
+  private static async joinAs(options: NodeOptions, identity: NodeIdentity | null): Promise<KubeBusNode> {
     const { clock = systemClock, logger = silentLogger, stateDir, signal } = options;
     checkOptions(options);
     const path = stateDir === undefined ? null : join(stateDir, `node-${options.tenant}-${options.node}.json`);
     const state = path === null ? null : await StateFile.open({ path, clock, logger, damaged: 'setAside' });
-    const node = new KubeBusNode(options, state);
+    const node = new KubeBusNode(options, state, identity);
     try {
       // A device that cannot be configured is told at once, not when the cloud answers.
       await Promise.all([node.ready(signal), node.network?.settled()]);
@@ -157,7 +205,12 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
     return node;
   }
 
-  private constructor(options: NodeOptions, state: StateFile | null) {
+  private constructor(
+    options: NodeOptions,
+    state: StateFile | null,
+    /** The certificate and its renewal, where they are ours to keep. */
+    private readonly identity: NodeIdentity | null,
+  ) {
     super();
     const { clock = systemClock, random = systemRandom, logger = silentLogger, mtu = 1400 } = options;
     this.clock = clock;
@@ -354,6 +407,7 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
       router: this.vrf.stats(),
       ...(this.netValue === null ? {} : { sockets: this.netValue.stats() }),
       control: { ...this.control.counters },
+      ...(this.identity === null ? {} : { certificateExpires: new Date(this.identity.expires).toISOString() }),
       ...(this.tun === null ? {} : { device: this.tun.name, tun: this.tun.stats() }),
       routes: this.routes(),
     };
@@ -363,6 +417,7 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
   async stop(message = 'the node stops'): Promise<void> {
     if (this.stopped) return;
     this.stopped = true;
+    this.identity?.stop();
     this.netValue?.close();
     this.pinger.close();
     this.link.close(new KubeBusError('ERR_PEER_GOODBYE', message));
@@ -440,6 +495,7 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
       this.logger[refused ? 'error' : 'warn']({ code: reason.code, side: reason.side }, text);
     }
     if (refused) this.emit('refused', reason);
+    if (reason.code === 'ERR_CERTIFICATE') this.identity?.certificateRefused();
   }
 
   private ready(signal?: AbortSignal): Promise<void> {

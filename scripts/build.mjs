@@ -11,7 +11,7 @@ const require = createRequire(import.meta.url);
 rmSync(join(root, 'dist'), { recursive: true, force: true });
 const tsc = join(dirname(require.resolve('typescript/package.json')), 'bin', 'tsc');
 execFileSync(process.execPath, [tsc, '-p', join(root, 'tsconfig.build.json')], { stdio: 'inherit' });
-for (const layer of ['l2', 'l3']) {
+for (const layer of ['l2', 'l3', 'join']) {
   cpSync(join(root, `lib/${layer}/gen`), join(root, `dist/lib/${layer}/gen`), { recursive: true });
 }
 for (const file of ['loader.mjs', 'loader.d.mts']) cpSync(join(root, 'native', file), join(root, 'dist/native', file));

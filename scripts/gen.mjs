@@ -1,4 +1,4 @@
-// Makes the static protobuf code (lib/l2/gen, lib/l3/gen) from proto/. Run by `npm ci` (prepare) and `npm run gen`.
+// Makes the static protobuf code (lib/l2/gen, lib/l3/gen, lib/join/gen) from proto/. Run by `npm ci` (prepare) and `npm run gen`.
 import { execFileSync } from 'node:child_process';
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -12,6 +12,7 @@ const bin = (name) => join(dirname(require.resolve('protobufjs-cli/package.json'
 for (const [proto, dir] of [
   ['l2', 'lib/l2/gen'],
   ['l3', 'lib/l3/gen'],
+  ['join', 'lib/join/gen'],
 ]) {
   const out = join(root, dir);
   mkdirSync(out, { recursive: true });

@@ -69,6 +69,11 @@ export const JOIN_ERROR_CODES = {
 } as const satisfies Record<string, string>;
 export type JoinErrorCode = keyof typeof JOIN_ERROR_CODES;
 
+/** A code that came from a peer is one of ours. */
+export function isErrorCode(code: string): code is ErrorCode {
+  return [ERROR_CODES, L2_ERROR_CODES, L3_ERROR_CODES, JOIN_ERROR_CODES].some((table) => Object.hasOwn(table, code));
+}
+
 /** Who caused it: this process, or the other end. */
 export type ErrorSide = 'local' | 'remote';
 

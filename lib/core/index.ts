@@ -5,3 +5,4 @@ export * from './log.js';
 export * from './packet.js';
 export * from './random.js';
 export * from './slab.js';
+export * from './token-bucket.js';

@@ -4,16 +4,9 @@
 //   listener            hello ->  judged  -> hello                 open
 //   either    goodbye(code, message) -> closes; the other side shows the reason to its user
 
-import { type ErrorCode, KubeBusError, type Micros, MS } from '../core/index.js';
+import { type ErrorCode, isErrorCode, KubeBusError, type Micros, MS } from '../core/index.js';
 import { kubebus } from './gen/messages.js';
-import {
-  type GoodbyeInfo,
-  goodbyePayload,
-  isErrorCode,
-  MAX_GOODBYE_TEXT,
-  MAX_RETRY_AFTER_MS,
-  printable,
-} from './goodbye.js';
+import { type GoodbyeInfo, goodbyePayload, MAX_GOODBYE_TEXT, MAX_RETRY_AFTER_MS, printable } from './goodbye.js';
 import { Keepalive, type KeepaliveOptions } from './keepalive.js';
 import type { PeerIdentity } from './transport.js';
 import { CRITICAL, FrameType } from './wire/frame.js';

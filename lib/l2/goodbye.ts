@@ -1,7 +1,7 @@
 // Core: the last frame of a connection. It says why, for the user of the other side; so its text is bounded and, since
 // it ends in logs and on terminals, printable.
 
-import { ERROR_CODES, type ErrorCode, JOIN_ERROR_CODES, L2_ERROR_CODES, L3_ERROR_CODES } from '../core/index.js';
+import type { ErrorCode } from '../core/index.js';
 import { kubebus } from './gen/messages.js';
 import { controlFrame, FrameType } from './wire/frame.js';
 
@@ -27,8 +27,4 @@ export function goodbyeFrame(code: ErrorCode, message: string, info: Partial<Goo
 /** Text of a peer, without what a terminal would obey. */
 export function printable(text: string, max: number): string {
   return text.slice(0, max).replace(/[\p{Cc}\p{Cf}\p{Cs}\u2028\u2029]/gu, '\ufffd');
-}
-
-export function isErrorCode(code: string): code is ErrorCode {
-  return [ERROR_CODES, L2_ERROR_CODES, L3_ERROR_CODES, JOIN_ERROR_CODES].some((table) => Object.hasOwn(table, code));
 }
