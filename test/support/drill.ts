@@ -13,6 +13,7 @@
 //
 // Commands
 //     option NAME VALUE              before the connection is made (TcpOptions; times in ms), or on it
+//     v6                             IPv6 instead of IPv4, from the start
 //     connect | listen               active open; passive open by the first SYN
 //     established [mss=N] [win=N] [wscale=N] [ts] [nosack] [ecn]     the handshake as a prelude, not shown
 //     write N | read N | read all | shutdown | close [linger=MS] | abort [twice]
@@ -22,6 +23,7 @@
 // Expectations about the inside
 //     state NAME | reason NAME | readable N | unacked N | ended | established | closed | drained
 //     cwnd N | cwnd >N | cwnd <N     in bytes;     stat NAME N (of stats())
+//     skip                           what has been sent until now is not looked at
 //     nothing                        no packet has been sent since the last expectation
 // At the end of a script no packet may be left that was not expected.
 
@@ -54,9 +56,10 @@ class Drill {
   private events = 0;
   private written = 0;
   private readonly writer = new FrameWriter((frame) => this.sent.push(this.describe(frame)));
+  private v6 = false;
   private readonly config: () => TcpConfig = () => ({
-    localAddress: Uint8Array.of(10, 0, 0, 1),
-    remoteAddress: Uint8Array.of(10, 0, 0, 2),
+    localAddress: this.v6 ? Uint8Array.of(0xfd, ...Array<number>(14).fill(0), 1) : Uint8Array.of(10, 0, 0, 1),
+    remoteAddress: this.v6 ? Uint8Array.of(0xfd, ...Array<number>(14).fill(0), 2) : Uint8Array.of(10, 0, 0, 2),
     localPort: 1_000,
     remotePort: 2_000,
     iss: ISS,
@@ -123,6 +126,12 @@ class Drill {
     switch (name) {
       case 'option':
         this.setOption(arg, args[1] ?? '1');
+        return;
+      case 'v6':
+        this.v6 = true;
+        return;
+      case 'skip':
+        this.sent.length = 0;
         return;
       case 'connect':
         this.connection = TcpConnection.connect(this.config(), this.now);

@@ -28,11 +28,7 @@ export class HyStart {
    * `paced` lifts the limit per acknowledgement (§4.3: L = infinity).
    */
   handleAck(bytes: number, rtt: Micros, una: Seq, nxt: Seq, mss: number, paced: boolean): number {
-    if (this.windowEnd === null) this.startRound(nxt);
-    else if (seqGe(una, this.windowEnd)) {
-      this.startRound(nxt);
-      if (this.inCss && ++this.cssRounds >= CSS_ROUNDS) return -1;
-    }
+    this.windowEnd ??= nxt;
     if (!Number.isNaN(rtt)) {
       this.currentMin = Math.min(this.currentMin, rtt);
       this.samples++;
@@ -52,7 +48,13 @@ export class HyStart {
         this.inCss = false;
       }
     }
-    return this.inCss ? grow / CSS_GROWTH_DIVISOR : grow;
+    const growth = this.inCss ? grow / CSS_GROWTH_DIVISOR : grow;
+    // The acknowledgement that ends a round is of a segment of that round: its sample belongs there.
+    if (seqGe(una, this.windowEnd)) {
+      this.startRound(nxt);
+      if (this.inCss && ++this.cssRounds >= CSS_ROUNDS) return -1;
+    }
+    return growth;
   }
 
   private startRound(nxt: Seq): void {
