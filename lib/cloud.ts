@@ -331,6 +331,7 @@ class Tenant {
     // A slow node must not stop the others, so the device is never paused: each link's own queue drops.
     tun.open({
       onPackets: (slab, start, end) => host.handlePackets(this.clock.now(), slab, start, end),
+      onPlain: () => host.update({ offload: false }),
       onClose: () => host.update({ up: false }),
     });
   }

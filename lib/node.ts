@@ -461,6 +461,7 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
         // The kernel can wait, and then its own senders slow down: better than to read and drop.
         if (!this.link.writable && this.link.state === 'up') tun.pause();
       },
+      onPlain: () => host.update({ offload: false }),
       onClose: (error) => {
         host.update({ up: false });
         if (error !== undefined) this.fail(error);

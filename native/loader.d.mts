@@ -3,14 +3,16 @@ export interface NativeTun {
   readonly name: string;
   /** Bits: 1 checksum, 2 TSO, 4 USO. */
   readonly offload: number;
-  /** invalid, full, rejected, coalesced, written, read. */
+  /** invalid, full, rejected, coalesced, written, read, split. */
   readonly counters: Float64Array;
   start(callback: (errno: number) => void): void;
   pause(): void;
   resume(): void;
   close(): void;
-  setCoalesce(on: boolean): void;
+  /** Makes no super-packets of its own any more. */
+  plain(): void;
   readBatch(buf: Uint8Array, start: number, limit: number, maxPackets: number): number;
+  /** Packets written; -1 when the kernel takes no super-packets although it said so. */
   writeBatch(buf: Uint8Array, start: number, end: number): number;
 }
 export interface Native {

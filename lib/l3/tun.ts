@@ -16,6 +16,8 @@ export interface TunOptions {
 
 export interface TunHandler {
   onPackets(slab: Slab, start: number, end: number): void;
+  /** The kernel takes no super-packets although it said so: `takesOffload` is false from now on. Called once, not inside send(). */
+  onPlain?(): void;
   /** The device is gone: closed by us (no error), or deleted by somebody else. */
   onClose(error?: KubeBusError): void;
 }
@@ -81,7 +83,9 @@ function explain(cause: unknown, name: string): KubeBusError {
 
 export class TunDevice {
   readonly name: string;
+  /** What the kernel agreed to when the device was made. */
   readonly offload: { readonly csum: boolean; readonly tso: boolean; readonly uso: boolean };
+  private plain = false;
   private readonly pool = new SlabPool(READ_SLAB, 4);
   private handler: TunHandler | null = null;
   private closed = false;
@@ -98,7 +102,7 @@ export class TunDevice {
 
   /** The device can take super-packets and partial checksums. */
   get takesOffload(): boolean {
-    return this.offload.tso;
+    return this.offload.tso && !this.plain;
   }
 
   /** Starts delivery. */
@@ -115,7 +119,7 @@ export class TunDevice {
   /** Whole packet frames, to the kernel. What it does not take at once is dropped and counted, as on any interface. */
   send(slab: Slab, start: number, end: number): void {
     if (this.closed) return;
-    this.queues[0]!.writeBatch(slab.bytes, start, end);
+    if (this.queues[0]!.writeBatch(slab.bytes, start, end) < 0) this.fallBack();
   }
 
   pause(): void {
@@ -134,15 +138,16 @@ export class TunDevice {
   }
 
   stats(): Record<string, number> {
-    const sum = { invalid: 0, full: 0, rejected: 0, coalesced: 0, written: 0, read: 0 };
+    const sum = { invalid: 0, full: 0, rejected: 0, coalesced: 0, written: 0, read: 0, split: 0 };
     for (const queue of this.queues) {
-      const [invalid, full, rejected, coalesced, written, read] = queue.counters;
+      const [invalid, full, rejected, coalesced, written, read, split] = queue.counters;
       sum.invalid += invalid!;
       sum.full += full!;
       sum.rejected += rejected!;
       sum.coalesced += coalesced!;
       sum.written += written!;
       sum.read += read!;
+      sum.split += split!;
     }
     return sum;
   }
@@ -152,6 +157,14 @@ export class TunDevice {
     const end = queue.readBatch(slab.bytes, 0, slab.bytes.length, MAX_READ_PACKETS);
     if (end > 0) this.handler!.onPackets(slab, 0, end);
     slab.release();
+  }
+
+  private fallBack(): void {
+    if (this.plain) return;
+    this.plain = true;
+    for (const queue of this.queues) queue.plain();
+    this.logger.warn({ device: this.name }, 'the kernel refuses super-packets: the device goes on with plain ones');
+    queueMicrotask(() => this.handler?.onPlain?.());
   }
 
   private fail(errno: number): void {

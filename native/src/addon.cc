@@ -3,9 +3,10 @@
 //   new Tun(name, flags)   flags: 1 = ask for offload, 2 = multi-queue; throws {code}
 //   .name .offload         offload: bits 1 vnet header + checksum, 2 TSO, 4 USO
 //   .start(callback)       callback(0) when readable, callback(errno) when the device is gone
-//   .pause() .resume() .close()
+//   .pause() .resume() .close() .plain()    plain: writes no super-packets of its own any more
 //   .readBatch(buf, start, limit, maxPackets) -> end       frames, back to back
-//   .writeBatch(buf, start, end) -> packets written        counters: .counters Float64Array
+//   .writeBatch(buf, start, end) -> packets written; -1 when the kernel takes no super-packets although it said so
+//   .counters              Float64Array in the order of enum Counter
 //   setSocketOption(fd, level, name, value)
 #include <napi.h>
 #ifdef __linux__
@@ -20,6 +21,7 @@
 #include <unistd.h>
 #include <uv.h>
 
+#include <memory>
 #include <string>
 
 #include "frame.h"
@@ -31,7 +33,11 @@
 
 namespace kubebus {
 
-enum Counter { kInvalid, kFull, kRejected, kCoalesced, kWritten, kRead, kCounters };
+enum Counter { kInvalid, kFull, kRejected, kCoalesced, kWritten, kRead, kSplit, kCounters };
+
+// So many super-packets refused, and none ever taken: the kernel does not do what it promised. One refused packet is a
+// hostile packet, not a reason to give the offload up.
+constexpr int kRefusals = 4;
 
 class Tun : public Napi::ObjectWrap<Tun> {
  public:
@@ -40,7 +46,7 @@ class Tun : public Napi::ObjectWrap<Tun> {
                        {InstanceMethod<&Tun::Start>("start"), InstanceMethod<&Tun::Pause>("pause"),
                         InstanceMethod<&Tun::Resume>("resume"), InstanceMethod<&Tun::Close>("close"),
                         InstanceMethod<&Tun::ReadBatch>("readBatch"), InstanceMethod<&Tun::WriteBatch>("writeBatch"),
-                        InstanceMethod<&Tun::SetCoalesce>("setCoalesce"), InstanceAccessor<&Tun::Name>("name"),
+                        InstanceMethod<&Tun::Plain>("plain"), InstanceAccessor<&Tun::Name>("name"),
                         InstanceAccessor<&Tun::Offload>("offload"), InstanceAccessor<&Tun::Counters>("counters")});
   }
 
@@ -105,8 +111,9 @@ class Tun : public Napi::ObjectWrap<Tun> {
     for (int i = 0; i < kCounters; i++) out[i] = counters_[i];
     return out;
   }
-  Napi::Value SetCoalesce(const Napi::CallbackInfo& info) {
-    coalesce_ = info[0].ToBoolean();
+  Napi::Value Plain(const Napi::CallbackInfo& info) {
+    offload_ = 0;
+    refused_ = 0;
     return info.Env().Undefined();
   }
 
@@ -115,18 +122,19 @@ class Tun : public Napi::ObjectWrap<Tun> {
   Napi::Value Start(const Napi::CallbackInfo& info) {
     Napi::Env env = info.Env();
     if (fd_ < 0 || poll_ != nullptr) return env.Undefined();
-    callback_ = Napi::Persistent(info[0].As<Napi::Function>());
-    context_ = new Napi::AsyncContext(env, "kubebus.tun");
     uv_loop_t* loop = nullptr;
     napi_get_uv_event_loop(env, &loop);
-    poll_ = new uv_poll_t;
-    if (uv_poll_init(loop, poll_, fd_) != 0) {
-      delete poll_;
-      poll_ = nullptr;
-      Throw(env, "uv_poll_init", EINVAL);
+    auto* poll = new uv_poll_t;
+    int rc = uv_poll_init(loop, poll, fd_);
+    if (rc != 0) {
+      delete poll;
+      Throw(env, "uv_poll_init", -rc);
       return env.Undefined();
     }
+    poll_ = poll;
     poll_->data = this;
+    callback_ = Napi::Persistent(info[0].As<Napi::Function>());
+    context_ = std::make_shared<Napi::AsyncContext>(env, "kubebus.tun");
     napi_add_env_cleanup_hook(env, &Tun::OnExit, this);
     hooked_ = true;
     Ref();
@@ -165,13 +173,19 @@ class Tun : public Napi::ObjectWrap<Tun> {
   }
 
   void Call(int error) {
-    Napi::Env env = Env();
+    // The callback may close the device, and with it what the call still needs.
+    std::shared_ptr<Napi::AsyncContext> context = context_;
+    napi_env env = Env();
     Napi::HandleScope scope(env);
-    Napi::Value arg = Napi::Number::New(env, error);
-    callback_.MakeCallback(env.Global(), {arg}, *context_);
-    if (env.IsExceptionPending()) {
-      Napi::Error error = env.GetAndClearPendingException();
-      napi_fatal_exception(env, error.Value());
+    napi_value global, arg, result;
+    // The C interface: where a worker is being terminated no JavaScript can run, which napi.h turns into a fatal error.
+    if (napi_get_global(env, &global) != napi_ok || napi_create_int32(env, error, &arg) != napi_ok) return;
+    napi_make_callback(env, *context, global, callback_.Value(), 1, &arg, &result);
+    bool pending = false;
+    napi_value thrown;
+    if (napi_is_exception_pending(env, &pending) == napi_ok && pending &&
+        napi_get_and_clear_last_exception(env, &thrown) == napi_ok) {
+      napi_fatal_exception(env, thrown);
     }
   }
 
@@ -182,8 +196,7 @@ class Tun : public Napi::ObjectWrap<Tun> {
       uv_poll_stop(poll_);
       uv_close(reinterpret_cast<uv_handle_t*>(poll_), [](uv_handle_t* h) { delete reinterpret_cast<uv_poll_t*>(h); });
       poll_ = nullptr;
-      delete context_;
-      context_ = nullptr;
+      context_.reset();
     }
     if (fd_ >= 0) close(fd_);
     fd_ = -1;
@@ -252,7 +265,7 @@ class Tun : public Napi::ObjectWrap<Tun> {
         counters_[kInvalid]++;
         continue;
       }
-      if (coalesce_ && (offload_ & 4) && frame[1] == kPartial && off < end) {
+      if ((offload_ & 4) && frame[1] == kPartial && off < end) {
         size_t next = Coalesce(frame, length, base, off, end, &written);
         if (next != 0) {
           off = next;
@@ -261,7 +274,7 @@ class Tun : public Napi::ObjectWrap<Tun> {
       }
       WriteOne(frame, length, &written);
     }
-    return Napi::Number::New(info.Env(), written);
+    return Napi::Number::New(info.Env(), refused_ >= kRefusals ? -1 : written);
   }
 
   void WriteOne(uint8_t* frame, size_t length, double* written) {
@@ -283,6 +296,7 @@ class Tun : public Napi::ObjectWrap<Tun> {
       vnet.csum_start = l.l4;
       vnet.csum_offset = l.checksum;
       vnet.hdr_len = l.headers;
+      if (udp && !(offload_ & 4) && length - l.headers > gso) return Split(packet, length, l, gso, written);
       if ((tcp || udp) && length - l.headers > gso) {
         vnet.gso_size = gso;
         vnet.gso_type = tcp ? (l.v6 ? kVnetTcp6 : kVnetTcp4) : kVnetUdp;
@@ -290,11 +304,12 @@ class Tun : public Napi::ObjectWrap<Tun> {
       }
     }
     struct iovec iov[2] = {{&vnet, kVnet}, {packet, length}};
-    Put(iov, 2, 1, written);
+    Put(iov, 2, 1, vnet.gso_type != 0, written);
   }
 
-  void Put(struct iovec* iov, int count, int packets, double* written) {
+  void Put(struct iovec* iov, int count, int packets, bool super, double* written) {
     ssize_t n = writev(fd_, iov, count);
+    if (super && refused_ != kAccepted) refused_ = n >= 0 ? kAccepted : errno == EINVAL ? refused_ + 1 : refused_;
     if (n >= 0) {
       *written += packets;
       counters_[kWritten] += packets;
@@ -305,6 +320,46 @@ class Tun : public Napi::ObjectWrap<Tun> {
     }
   }
 
+  // A kernel that knows TSO but not USO (before 6.2) gets the datagrams of a UDP super-packet one by one.
+  void Split(const uint8_t* packet, size_t length, const Layers& l, uint16_t gso, double* written) {
+    memcpy(merged_, packet, l.headers);
+    Vnet vnet;
+    memset(&vnet, 0, sizeof vnet);
+    vnet.flags = kVnetNeedsCsum;
+    vnet.csum_start = l.l4;
+    vnet.csum_offset = l.checksum;
+    vnet.hdr_len = l.headers;
+    uint16_t id = Get16(packet + 4);
+    if ((length - l.headers) / gso >= kMaxSegments) {
+      counters_[kInvalid]++;
+      return;
+    }
+    counters_[kSplit]++;
+    for (size_t at = l.headers; at < length; at += gso, id++) {
+      size_t chunk = length - at < gso ? length - at : gso;
+      PutLengths(l, l.headers + chunk, id);
+      struct iovec iov[3] = {{&vnet, kVnet}, {merged_, l.headers}, {const_cast<uint8_t*>(packet) + at, chunk}};
+      Put(iov, 3, 1, false, written);
+    }
+  }
+
+  // Lengths and checksums of the UDP packet headers in merged_, for `whole` bytes: that of IPv4 is complete, that of UDP
+  // the sum of the pseudo-header.
+  void PutLengths(const Layers& l, size_t whole, uint16_t id) {
+    if (l.v6) {
+      Put16(merged_ + 4, uint16_t(whole - 40));
+    } else {
+      Put16(merged_ + 2, uint16_t(whole));
+      Put16(merged_ + 4, id);
+      merged_[10] = merged_[11] = 0;
+      uint16_t sum = ~Fold(Sum(merged_, l.l4));
+      memcpy(merged_ + 10, &sum, 2);
+    }
+    Put16(merged_ + l.l4 + 4, uint16_t(whole - l.l4));
+    uint16_t pseudo = Fold(Pseudo(merged_, l, uint32_t(whole - l.l4)));
+    memcpy(merged_ + l.l4 + l.checksum, &pseudo, 2);
+  }
+
   // Datagrams of one flow and one size that follow each other leave as one UDP super-packet (the last may be shorter):
   // one trip through the kernel's stack instead of many. Returns the offset after the last one merged; 0: nothing merged.
   size_t Coalesce(uint8_t* frame, size_t length, uint8_t* base, size_t off, size_t end, double* written) {
@@ -312,7 +367,7 @@ class Tun : public Napi::ObjectWrap<Tun> {
     Layers l = Parse(packet, length);
     if (!l.ok || l.protocol != 17) return 0;
     size_t payload = length - l.headers;
-    if (payload == 0 || payload > 16384) return 0;
+    if (payload == 0 || payload > 16384 || Get16(packet + l.l4 + 4) != length - l.l4) return 0;
     struct iovec iov[2 + kMaxMerge];
     int count = 1;
     size_t total = payload;
@@ -333,17 +388,7 @@ class Tun : public Napi::ObjectWrap<Tun> {
     // The header of the first, made for the whole: lengths and the pseudo-header sum in the checksum field.
     memcpy(merged_, packet, l.headers);
     size_t whole = l.headers + total;
-    if (l.v6) {
-      Put16(merged_ + 4, uint16_t(whole - 40));
-    } else {
-      Put16(merged_ + 2, uint16_t(whole));
-      merged_[10] = merged_[11] = 0;
-      uint16_t sum = ~Fold(Sum(merged_, l.l4));
-      memcpy(merged_ + 10, &sum, 2);
-    }
-    Put16(merged_ + l.l4 + 4, uint16_t(whole - l.l4));
-    uint16_t pseudo = Fold(Pseudo(merged_, l, uint32_t(whole - l.l4)));
-    memcpy(merged_ + l.l4 + l.checksum, &pseudo, 2);
+    PutLengths(l, whole, Get16(packet + 4));
     Vnet vnet;
     memset(&vnet, 0, sizeof vnet);
     vnet.flags = kVnetNeedsCsum;
@@ -356,7 +401,7 @@ class Tun : public Napi::ObjectWrap<Tun> {
     // One write needs header and payloads apart: the first payload goes with the copied header.
     memcpy(merged_ + l.headers, packet + l.headers, payload);
     iov[1] = {merged_, l.headers + payload};
-    Put(iov, 1 + count, count, written);
+    Put(iov, 1 + count, count, true, written);
     counters_[kCoalesced] += count;
     return next;
   }
@@ -372,15 +417,17 @@ class Tun : public Napi::ObjectWrap<Tun> {
            memcmp(a + 12, b + 12, 12) == 0 && Get16(b + 24) + 20u == n;
   }
 
+  static constexpr size_t kMaxSegments = 4096;  // as MAX_SEGMENTS of lib/l3/offload.ts
   static constexpr int kMaxMerge = 64;  // UDP_MAX_SEGMENTS of older kernels
   int fd_ = -1;
   uint32_t offload_ = 0;
-  bool coalesce_ = true;
+  static constexpr int kAccepted = -1;
+  int refused_ = 0;  // super-packets refused; kAccepted once one was taken
   bool hooked_ = false;
   std::string name_;
   uv_poll_t* poll_ = nullptr;
   Napi::FunctionReference callback_;
-  Napi::AsyncContext* context_ = nullptr;
+  std::shared_ptr<Napi::AsyncContext> context_;
   double counters_[kCounters] = {0};
   uint8_t merged_[128 + 16384];
 };
