@@ -102,7 +102,12 @@ async function receiver(
   let text = '';
   child.stdout!.setEncoding('utf8').on('data', (chunk: string) => (text += chunk));
   await until('the receiver', 5_000, () => text.includes('ready'), 10);
-  const result = until(`${count} datagrams at the receiver`, 10_000, () => text.split('\n').length > 2 && text.split('\n')[1], 10);
+  const result = until(
+    `${count} datagrams at the receiver`,
+    10_000,
+    () => text.split('\n').length > 2 && text.split('\n')[1],
+    10,
+  );
   return { child, result };
 }
 
