@@ -14,6 +14,14 @@ import {
   systemRandom,
   type Timer,
 } from './core/index.js';
+import {
+  CloudHttp,
+  type CloudHttpOptions,
+  type CloudPublishOptions,
+  type CloudTenantHost,
+  type GatewayOptions,
+  type Target,
+} from './http-proxy/index.js';
 import type { CloudAuthority } from './join/index.js';
 import {
   type AcceptLimits,
@@ -39,12 +47,14 @@ import {
   type Prefix,
   parseAddress,
   parsePrefix,
+  prefixHas,
   Router,
   StateFile,
   type TunDevice,
   type TunOptions,
   type Vrf,
 } from './l3/index.js';
+import { createNet, type Net, type NetLike } from './l4/index.js';
 import { checkMtu, type RouteInfo } from './node.js';
 
 export interface TenantOptions {
@@ -87,6 +97,10 @@ export interface CloudOptions {
   readonly limits?: Partial<AcceptLimits>;
   readonly controlLimits?: Partial<ControlLimits>;
   readonly link?: LinkOptions;
+  /** Where HTTP services are reached from outside the overlay. **Default:** nowhere. */
+  readonly gateways?: readonly GatewayOptions[];
+  /** Of the HTTP layer. */
+  readonly http?: CloudHttpOptions;
 }
 
 export interface NodeInfo {
@@ -126,7 +140,11 @@ export class KubeBusCloud {
       throw new KubeBusError('ERR_INVALID_ARGUMENT', 'transports must name at least one');
     const state =
       stateDir === undefined ? null : await StateFile.open({ path: join(stateDir, 'addresses.json'), clock, logger });
-    const cloud = new KubeBusCloud(options, state);
+    const services =
+      stateDir === undefined
+        ? null
+        : await StateFile.open({ path: join(stateDir, 'services.json'), clock, logger, damaged: 'setAside' });
+    const cloud = new KubeBusCloud(options, state, services);
     try {
       await cloud.listen();
     } catch (error) {
@@ -139,6 +157,7 @@ export class KubeBusCloud {
   private constructor(
     private readonly options: CloudOptions,
     private readonly state: StateFile | null,
+    private readonly servicesState: StateFile | null,
   ) {
     const record = state?.initial ?? {};
     if (typeof record !== 'object' || Array.isArray(record))
@@ -147,9 +166,45 @@ export class KubeBusCloud {
     for (const [name, tenant] of Object.entries(options.tenants)) {
       if (!isName(name))
         throw new KubeBusError('ERR_INVALID_ARGUMENT', `the name of a tenant is a DNS label, not ${name}`);
-      this.tenants.set(name, new Tenant(name, tenant, options, this.router, this.record[name], () => this.save()));
+      const onOnline = (node: string, online: boolean) => this.services.handleNode(name, node, online);
+      this.tenants.set(
+        name,
+        new Tenant(name, tenant, options, this.router, this.record[name], () => this.save(), onOnline),
+      );
     }
+    const { clock = systemClock, random = systemRandom, logger = silentLogger } = options;
+    this.services = new CloudHttp(
+      {
+        name: options.name ?? 'cloud',
+        tenants: [...this.tenants.values()].map((tenant) => tenant.httpHost(random)),
+        clock,
+        random,
+        logger,
+        record: servicesState?.initial ?? null,
+        onRecord: () => servicesState?.save(() => this.services.registry.snapshot() as Record<string, unknown>),
+      },
+      options.http,
+    );
     this.hold.ref();
+  }
+
+  /** Services by name, of all tenants: list, call, publish, gateways. */
+  readonly services: CloudHttp;
+  private readonly gatewaysOpen: { readonly address: string; readonly port: number }[] = [];
+
+  /** Where the gateways of the options listen. */
+  get gateways(): readonly { readonly address: string; readonly port: number }[] {
+    return this.gatewaysOpen;
+  }
+
+  /** Offers a service of the cloud to nodes, as `kubebus://<tenant>/<name of the cloud>/<name>/`. */
+  publish(name: string, target: Target | readonly string[], options?: CloudPublishOptions): { close(): void } {
+    return this.services.publish(name, target, options);
+  }
+
+  /** fetch as a management service of the plane: the services of all tenants. */
+  fetch(url: string | URL, init?: RequestInit): Promise<Response> {
+    return this.services.fetch(url, init);
   }
 
   /** What nodes are to dial. */
@@ -163,7 +218,13 @@ export class KubeBusCloud {
 
   stats(): Record<string, unknown> {
     const tenants = Object.fromEntries([...this.tenants].map(([name, tenant]) => [name, tenant.stats()]));
-    return { addresses: this.addresses, accept: this.acceptor.stats(), tenants, nodes: this.nodes() };
+    return {
+      addresses: this.addresses,
+      accept: this.acceptor.stats(),
+      tenants,
+      nodes: this.nodes(),
+      http: this.services.stats(),
+    };
   }
 
   /** Device of the tenant's TUN, or null. */
@@ -173,7 +234,9 @@ export class KubeBusCloud {
 
   /** Forgets a node that is gone for good: its addresses become free. False while it is connected, or where it is not known. */
   forget(tenant: string, node: string): boolean {
-    return this.tenants.get(tenant)?.forget(node) ?? false;
+    const had = this.tenants.get(tenant)?.forget(node) ?? false;
+    if (had) this.services.registry.forget(tenant, node);
+    return had;
   }
 
   /** Says goodbye to every node, saves the address book, removes devices. `retryAfterMs`: when nodes are to come back. */
@@ -183,9 +246,11 @@ export class KubeBusCloud {
     this.sweep?.cancel();
     this.unsubscribe();
     try {
+      await this.services.close();
       await this.acceptor?.close(new KubeBusError('ERR_PEER_GOODBYE', message), retryAfterMs);
       for (const tenant of this.tenants.values()) tenant.stop();
       await this.state?.flush();
+      await this.servicesState?.flush();
     } finally {
       this.hold.unref();
     }
@@ -202,6 +267,9 @@ export class KubeBusCloud {
       limits = {},
     } = this.options;
     for (const tenant of this.tenants.values()) await tenant.configure();
+    for (const gateway of this.options.gateways ?? []) {
+      this.gatewaysOpen.push((await this.services.listen(gateway)).address);
+    }
     this.acceptor = await acceptLinks({
       ...this.options.link,
       transports,
@@ -260,6 +328,10 @@ const SWEEP = 60 * SECOND;
 class Tenant {
   readonly pool: AddressPool;
   tun: TunDevice | null = null;
+  private net: Net | null = null;
+  /** The living session of each node. */
+  private readonly sessions = new Map<string, NodeSession>();
+  private readonly addressTexts = new WeakMap<readonly Uint8Array[], readonly string[]>();
   private readonly vrf: Vrf;
   private network: HostNetwork | null = null;
   private readonly control: CloudControl;
@@ -275,6 +347,7 @@ class Tenant {
     router: Router,
     record: unknown,
     onRecord: () => void,
+    private readonly onOnline: (node: string, online: boolean) => void,
   ) {
     const { clock = systemClock, logger = silentLogger, mtu = 1400 } = cloud;
     this.clock = clock;
@@ -348,6 +421,10 @@ class Tenant {
       onState: (state, reason) => {
         if (state !== 'closed') return;
         this.members.delete(link);
+        if (session !== null && this.sessions.get(node) === session) {
+          this.sessions.delete(node);
+          this.onOnline(node, false);
+        }
         session?.down(this.clock.now());
         this.vrf.removePort(port);
         this.deadline.update();
@@ -361,6 +438,8 @@ class Tenant {
       send: (message) => link.sendControl(message),
     });
     this.members.set(link, { link, session, since: now });
+    this.sessions.set(node, session);
+    this.onOnline(node, true);
     this.deadline.update();
     this.logger.info({ tenant: this.name, node }, 'node joined');
   }
@@ -408,7 +487,47 @@ class Tenant {
     return had;
   }
 
+  /** The tenant's overlay for the HTTP layer. */
+  httpHost(random: Random): CloudTenantHost {
+    this.net = createNet(this.vrf.endpoint, { clock: this.clock, random });
+    const gateway = this.pool.gateway.map(formatAddress);
+    const nodeOf = (address: string) => {
+      for (const { session } of this.members.values()) {
+        if (session.addresses.some((a) => formatAddress(a) === address)) return session.node;
+      }
+      return undefined;
+    };
+    return {
+      tenant: this.name,
+      net: this.net.net as unknown as NetLike,
+      gateway: () => gateway,
+      addressesOf: (node) => {
+        const session = this.sessions.get(node);
+        if (session === undefined) return [];
+        let texts = this.addressTexts.get(session.addresses);
+        if (texts === undefined) {
+          texts = session.addresses.map(formatAddress);
+          this.addressTexts.set(session.addresses, texts);
+        }
+        return texts;
+      },
+      nodeOf,
+      peerOf: (address) => nodeOf(address) ?? this.routerOf(address),
+    };
+  }
+
+  /** The node that routes to an address behind it. */
+  private routerOf(address: string): string | undefined {
+    const bytes = parseAddress(address);
+    let best: { readonly length: number; readonly node: string } | undefined;
+    for (const { prefix, node } of this.control.routes) {
+      if (prefixHas(prefix, bytes) && prefix.length > (best?.length ?? -1)) best = { length: prefix.length, node };
+    }
+    return best?.node;
+  }
+
   stop(): void {
+    this.net?.close();
     this.deadline.close();
     this.network?.close();
     this.tun?.close();

@@ -2,6 +2,16 @@
 
 export { type CloudOptions, KubeBusCloud, type NodeInfo, type TenantNodeOptions, type TenantOptions } from './cloud.js';
 export * from './core/index.js';
+export type {
+  AccessEntry,
+  CloudPublishOptions,
+  GatewayOptions,
+  ListedService,
+  NodeHttpOptions,
+  PublishedService,
+  PublishOptions,
+  Target,
+} from './http-proxy/index.js';
 export {
   type Advertisement,
   type JoinOptions,

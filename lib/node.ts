@@ -13,6 +13,13 @@ import {
   systemClock,
   systemRandom,
 } from './core/index.js';
+import {
+  NodeHttp,
+  type NodeHttpOptions,
+  type PublishedService,
+  type PublishOptions,
+  type Target,
+} from './http-proxy/index.js';
 import { loadDefaultTransport, NodeIdentity, type ServiceDialer } from './join/index.js';
 import { dialLink, isName, type Link, type LinkOptions, type TlsSource, type Transport } from './l2/index.js';
 import {
@@ -44,6 +51,7 @@ import {
   type ConnectOptions,
   createNet,
   type Net,
+  type NetLike,
   type Socket,
   type StackOptions,
   type UndiciAgentClass,
@@ -78,6 +86,8 @@ export interface NodeOptions {
   /** How join() waits for the first assignment; abort it to give up. **Default:** for ever, over retries. */
   readonly signal?: AbortSignal;
   readonly link?: LinkOptions;
+  /** Of the HTTP layer. */
+  readonly http?: NodeHttpOptions;
   /** What is taken from the cloud. */
   readonly controlLimits?: Partial<ControlLimits>;
   /** TCP options and bounds of this process' sockets (`net`, `dgram`); docs/guides/sockets.md. */
@@ -148,7 +158,9 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
   private readonly network: HostNetwork | null;
   private readonly random: Random;
   private readonly socketOptions: StackOptions;
+  private readonly httpOptions: NodeHttpOptions;
   private netValue: Net | null = null;
+  private servicesValue: NodeHttp | null = null;
   private assigned = false;
   private stopped = false;
   /** Why the link was down when it was last said. */
@@ -217,6 +229,7 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
     this.logger = logger;
     this.random = random;
     this.socketOptions = options.sockets ?? {};
+    this.httpOptions = options.http ?? {};
     this.tenant = options.tenant;
     this.node = options.node;
     this.vrf = this.router.addVrf(options.tenant);
@@ -370,6 +383,34 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
     return this.sockets.disconnect(...args);
   }
 
+  /** Services by name: publish, list, call, and listeners on this host. Made on first use. */
+  get services(): NodeHttp {
+    this.servicesValue ??= new NodeHttp(
+      {
+        tenant: this.tenant,
+        node: this.node,
+        net: this.net as unknown as NetLike,
+        gateway: () => this.gateway,
+        resolve: (name) => this.resolve(name),
+        peerOf: (address) => this.peerOf(address),
+        linkUp: () => this.link.state === 'up' && this.control.assigned,
+        logger: this.logger,
+      },
+      this.httpOptions,
+    );
+    return this.servicesValue;
+  }
+
+  /** Offers a service of this node as `kubebus://<tenant>/<node>/<name>/`: a URL, several, a request handler or an http.Server. */
+  publish(name: string, target: Target | readonly string[], options?: PublishOptions): PublishedService {
+    return this.services.publish(name, target, options);
+  }
+
+  /** fetch on the overlay: `kubebus://tenant/node/service/path`. */
+  fetch(url: string | URL, init?: RequestInit): Promise<Response> {
+    return this.services.fetch(url, init);
+  }
+
   /** Name of the TUN device, or null. */
   get device(): string | null {
     return this.tun?.name ?? null;
@@ -410,6 +451,7 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
       ...(this.identity === null ? {} : { certificateExpires: new Date(this.identity.expires).toISOString() }),
       ...(this.tun === null ? {} : { device: this.tun.name, tun: this.tun.stats() }),
       routes: this.routes(),
+      ...(this.servicesValue === null ? {} : { http: this.servicesValue.stats() }),
     };
   }
 
@@ -417,6 +459,7 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
   async stop(message = 'the node stops'): Promise<void> {
     if (this.stopped) return;
     this.stopped = true;
+    await this.servicesValue?.close();
     this.identity?.stop();
     this.netValue?.close();
     this.pinger.close();
@@ -478,12 +521,14 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
       this.lastReason = '';
       this.logger.info({ cloud: this.link.peer.node, mtu: this.link.mtu }, 'link up');
       this.control.linkUp((message) => this.link.sendControl(message));
+      this.servicesValue?.handleLink(true);
       this.emit('up');
       return;
     }
     if (this.assigned) {
       this.assigned = false;
       this.control.linkDown();
+      this.servicesValue?.handleLink(false);
       this.emit('down', reason);
     }
     if (state === 'closed') this.hold.unref();

@@ -3,7 +3,7 @@
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { ERROR_CODES, JOIN_ERROR_CODES, L2_ERROR_CODES, L3_ERROR_CODES } from '../lib/core/error.js';
+import { ERROR_CODES, HTTP_ERROR_CODES, JOIN_ERROR_CODES, L2_ERROR_CODES, L3_ERROR_CODES } from '../lib/core/error.js';
 import { TCP_TRANSITIONS } from '../lib/l4/tcp/state.js';
 import { RFC_TITLES } from './rfc-titles.mjs';
 
@@ -19,7 +19,8 @@ function errors() {
     table('General', ERROR_CODES) +
     table('Links (also the reason in a goodbye)', L2_ERROR_CODES) +
     table('Routing, addresses, devices', L3_ERROR_CODES) +
-    table('Joining', JOIN_ERROR_CODES)
+    table('Joining', JOIN_ERROR_CODES) +
+    table('HTTP layer', HTTP_ERROR_CODES)
   );
 }
 

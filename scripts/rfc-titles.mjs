@@ -66,4 +66,13 @@ export const RFC_TITLES = {
   9293: 'TCP',
   9406: 'HyStart++',
   9438: 'CUBIC',
+  1928: 'SOCKS5',
+  3042: 'limited transmit',
+  4648: 'base32, base64',
+  3986: 'URIs',
+  6265: 'cookies',
+  7239: 'Forwarded',
+  9110: 'HTTP semantics',
+  9112: 'HTTP/1.1',
+  9113: 'HTTP/2',
 };

@@ -8,7 +8,7 @@ export const ERROR_CODES = {
   ERR_ABORTED: 'The caller aborted the operation through its AbortSignal.',
 } as const satisfies Record<string, string>;
 
-export type ErrorCode = keyof typeof ERROR_CODES | L2ErrorCode | L3ErrorCode | JoinErrorCode;
+export type ErrorCode = keyof typeof ERROR_CODES | L2ErrorCode | L3ErrorCode | JoinErrorCode | HttpErrorCode;
 
 /** Codes of links; also the `code` of a goodbye, so both sides show the same reason. */
 export const L2_ERROR_CODES = {
@@ -69,9 +69,38 @@ export const JOIN_ERROR_CODES = {
 } as const satisfies Record<string, string>;
 export type JoinErrorCode = keyof typeof JOIN_ERROR_CODES;
 
+/** Codes of the HTTP layer; also in the body of its answers, whose status is in lib/http-proxy/failure.ts. */
+export const HTTP_ERROR_CODES = {
+  ERR_HTTP_BAD_REQUEST: 'The request is not valid HTTP, or its target leaves the service; the message says what.',
+  ERR_HTTP_ADDRESS: 'The request names no service: /<tenant>/<node>/<service>/ or <service>.<node>.<tenant>.<domain>.',
+  ERR_HTTP_TENANT_UNKNOWN: 'There is no tenant of that name.',
+  ERR_HTTP_NODE_UNKNOWN: 'The tenant has no node of that name.',
+  ERR_HTTP_SERVICE_UNKNOWN: 'The node has published no service of that name.',
+  ERR_HTTP_FORBIDDEN:
+    'The service is not open to this caller: publish it as public, or grant it to the tenant of the caller.',
+  ERR_HTTP_NODE_OFFLINE: 'The node is known, but has no link now: try again later.',
+  ERR_HTTP_SERVICE_DOWN: 'The node cannot reach the local service, or the service broke off: look at the service.',
+  ERR_HTTP_TIMEOUT: 'The service made no progress for the time allowed.',
+  ERR_HTTP_BODY_TOO_LARGE: 'The body is larger than the limit.',
+  ERR_HTTP_HEADERS_TOO_LARGE: 'The header fields are larger than the limit.',
+  ERR_HTTP_RATE_LIMITED: 'The caller, or the tenant, is over its rate: slow down.',
+  ERR_HTTP_OVERLOADED: 'The limit of requests in progress is reached: try again later.',
+  ERR_HTTP_METHOD: 'The proxy does not pass on this method.',
+  ERR_HTTP_EXPECTATION: 'The proxy knows no expectation but 100-continue.',
+  ERR_HTTP_LOOP: 'The request came through too many proxies of KubeBus: a service calls itself.',
+  ERR_HTTP_STALLED: 'The caller stopped sending in the middle of a request.',
+  ERR_SERVICE_NAME: 'The name of a service is a DNS label: lower-case letters, digits and hyphens.',
+  ERR_SERVICE_TARGET: 'A service is an http, https or tcp URL, unix:/path, a request handler, or an http.Server.',
+  ERR_SERVICE_LIMIT: 'The limit of services per node or of nodes per tenant is reached.',
+  ERR_REGISTRY_MALFORMED: 'The other end of the registry channel sent something that is no message of it.',
+} as const satisfies Record<string, string>;
+export type HttpErrorCode = keyof typeof HTTP_ERROR_CODES;
+
 /** A code that came from a peer is one of ours. */
 export function isErrorCode(code: string): code is ErrorCode {
-  return [ERROR_CODES, L2_ERROR_CODES, L3_ERROR_CODES, JOIN_ERROR_CODES].some((table) => Object.hasOwn(table, code));
+  return [ERROR_CODES, L2_ERROR_CODES, L3_ERROR_CODES, JOIN_ERROR_CODES, HTTP_ERROR_CODES].some((table) =>
+    Object.hasOwn(table, code),
+  );
 }
 
 /** Who caused it: this process, or the other end. */

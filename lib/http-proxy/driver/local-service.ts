@@ -1,0 +1,438 @@
+// Edge: one published service: its instances (local URLs) with their health, or a request handler in this process.
+
+import { request as httpRequest, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import { connect as netConnect, type Socket } from 'node:net';
+import type { Duplex } from 'node:stream';
+import { connect as tlsConnect } from 'node:tls';
+import { KubeBusError } from '../../core/index.js';
+import type { Visibility } from '../access.js';
+import { isServiceName } from '../address.js';
+import { Balancer } from '../balance.js';
+import { HttpFailure } from '../failure.js';
+import { field } from '../headers.js';
+import { Health } from '../health.js';
+import { type Mend, mendResponse } from '../mend.js';
+import type { ServiceInfo } from '../service.js';
+import { exchange, type Plan, type Result } from './exchange.js';
+import { slowExchange, upgrade } from './slow-exchange.js';
+import { type Connect, DEFAULT_UPSTREAM_LIMITS, Upstream, type UpstreamLimits } from './upstream.js';
+
+// biome-ignore lint/suspicious/noConfusingVoidType: what a handler returns is nobody's concern
+export type RequestHandler = (req: IncomingMessage, res: ServerResponse) => unknown | void;
+
+/** `http://`, `https://` or `tcp://` URL, `unix:/path[:/base]`, a request handler (plain, express, fastify.routing), or an http.Server. */
+export type Target = string | RequestHandler | Server;
+
+export interface HealthCheck {
+  /** Asked with GET; any status below 500 is healthy. **Default:** none: a connection is healthy. */
+  readonly path?: string;
+  /** **Default:** 5,000; 1,000 while unhealthy. */
+  readonly intervalMs?: number;
+  /** **Default:** 2,000. */
+  readonly timeoutMs?: number;
+}
+
+export interface PublishOptions {
+  /** Open to the Internet through the gateway. **Default:** false. */
+  readonly public?: boolean;
+  /** Tenants, besides the own, that may call. **Default:** none. */
+  readonly grant?: readonly string[];
+  /** false: none. */
+  readonly health?: HealthCheck | false;
+  /** `caller`: the service sees the Host that the caller asked for. `target`: that of its own URL. **Default:** 'caller'. */
+  readonly host?: 'caller' | 'target';
+  /** For https targets. */
+  readonly tls?: { readonly ca?: string; readonly rejectUnauthorized?: boolean };
+  /** Overlay port of a tcp service. **Default:** that of the URL. */
+  readonly port?: number;
+  readonly limits?: Partial<UpstreamLimits>;
+}
+
+interface Instance {
+  readonly upstream: Upstream;
+  readonly connect: Connect;
+  readonly url: string;
+  /** Path under which the service lives, without its last slash. */
+  readonly base: string;
+  readonly authority: string;
+  readonly health: Health;
+  readonly healthy: boolean;
+  readonly active: number;
+}
+
+/** What the proxy in front has found out about a request. */
+export interface LocalRequest {
+  readonly requestId: string;
+  /** Path and query in the service's world. */
+  readonly target: string;
+  /** Ready, including Host as the caller asked for it. */
+  readonly headers: string[];
+  /** What the caller sees in front; '' if the proxy in front of us mends. */
+  readonly prefix: string;
+  /** Authority that the caller asked for. */
+  readonly host: string;
+  readonly bodyLimit: number;
+  done(result: Result): void;
+}
+
+export class LocalService implements Visibility {
+  readonly public: boolean;
+  readonly grants: readonly string[];
+  readonly kind: 'http' | 'tcp';
+  private readonly instances: Instance[];
+  private readonly handler: RequestHandler | Server | null;
+  private readonly balancer = new Balancer();
+  private readonly timers = new Set<ReturnType<typeof setTimeout>>();
+  private closed = false;
+
+  /** **Throws** ERR_SERVICE_NAME, ERR_SERVICE_TARGET. `onHealth`: the verdict on the whole service changed. */
+  constructor(
+    readonly name: string,
+    target: Target | readonly string[],
+    private readonly options: PublishOptions,
+    private readonly onHealth: () => void,
+  ) {
+    if (!isServiceName(name)) throw new KubeBusError('ERR_SERVICE_NAME', `not the name of a service: ${name}`);
+    this.public = options.public ?? false;
+    this.grants = [...(options.grant ?? [])];
+    for (const tenant of this.grants) {
+      if (!isServiceName(tenant)) throw new KubeBusError('ERR_SERVICE_NAME', `not the name of a tenant: ${tenant}`);
+    }
+    const urls = typeof target === 'string' ? [target] : Array.isArray(target) ? (target as readonly string[]) : null;
+    this.handler = urls === null ? (target as RequestHandler | Server) : null;
+    if (urls === null && typeof target !== 'function' && typeof (target as Server)?.emit !== 'function')
+      throw wrongTarget(String(target));
+    if (urls?.length === 0) throw wrongTarget('an empty list');
+    this.instances = (urls ?? []).map((url) => this.instance(url));
+    this.kind = urls?.[0]?.startsWith('tcp:') ? 'tcp' : 'http';
+    if (this.kind === 'tcp' && !urls!.every((url) => url.startsWith('tcp:')))
+      throw wrongTarget('tcp mixed with others');
+    if (options.health !== false) for (const instance of this.instances) this.schedule(instance, 0);
+  }
+
+  get healthy(): boolean {
+    return this.handler !== null || this.instances.some((i) => i.healthy);
+  }
+
+  /** Overlay port of a tcp service. */
+  get port(): number | undefined {
+    if (this.kind !== 'tcp') return undefined;
+    return this.options.port ?? Number(new URL(this.instances[0]!.url).port);
+  }
+
+  info(): ServiceInfo {
+    const { port } = this;
+    return {
+      name: this.name,
+      kind: this.kind,
+      public: this.public,
+      grants: this.grants,
+      healthy: this.healthy,
+      instances: Math.max(1, this.instances.length),
+      ...(port === undefined ? {} : { port }),
+    };
+  }
+
+  targets(): { url: string; healthy: boolean; active: number; connections: number }[] {
+    if (this.handler !== null) return [{ url: 'handler', healthy: true, active: 0, connections: 0 }];
+    return this.instances.map(({ url, healthy, active, upstream }) => ({
+      url,
+      healthy,
+      active,
+      connections: upstream.connections,
+    }));
+  }
+
+  handle(req: IncomingMessage, res: ServerResponse, local: LocalRequest, expects: boolean): void {
+    if (this.handler !== null) {
+      this.prepare(req, local);
+      this.observe(res, local);
+      if (typeof this.handler === 'function') this.handler(req, res);
+      else
+        this.handler.emit(
+          expects && this.handler.listenerCount('checkContinue') > 0 ? 'checkContinue' : 'request',
+          req,
+          res,
+        );
+      if (expects && typeof this.handler === 'function') res.writeContinue();
+      return;
+    }
+    const plan = this.plan(req, local);
+    if (expects || field(req.rawHeaders, 'trailer') !== undefined) slowExchange(req, res, plan, expects);
+    else exchange(req, res, plan);
+  }
+
+  upgrade(req: IncomingMessage, socket: Duplex, head: Buffer, local: LocalRequest): boolean {
+    if (this.handler === null) {
+      upgrade(req, socket, head, this.plan(req, local));
+      return true;
+    }
+    if (typeof this.handler === 'function' || this.handler.listenerCount('upgrade') === 0) return false;
+    this.prepare(req, local);
+    socket.once('close', () => local.done({ status: 101, bytesIn: 0, bytesOut: 0 }));
+    this.handler.emit('upgrade', req, socket, head);
+    return true;
+  }
+
+  /** A connection to an instance of a tcp service. */
+  connect(callback: (error: Error | null, socket: Duplex | null) => void): void {
+    const tried = new Set<Instance>();
+    const next = (before: Error | null) => {
+      const instance = this.balancer.pick(this.instances, tried);
+      if (instance === null) {
+        callback(before ?? new Error('no instance'), null);
+        return;
+      }
+      tried.add(instance);
+      instance.upstream.openSocket((error, socket) => {
+        this.verdict(instance, error === null);
+        if (error !== null) next(error);
+        else callback(null, socket);
+      });
+    };
+    next(null);
+  }
+
+  close(): void {
+    this.closed = true;
+    for (const timer of this.timers) clearTimeout(timer);
+    for (const { upstream } of this.instances) upstream.close();
+  }
+
+  private plan(req: IncomingMessage, local: LocalRequest): Plan {
+    const tried = new Set<Instance>();
+    let current: Instance = this.instances[0]!;
+    const { headers } = local;
+    const plan = {
+      method: req.method!,
+      path: local.target,
+      headers,
+      requestId: local.requestId,
+      bodyLimit: local.bodyLimit,
+      pick: (): Upstream | HttpFailure => {
+        const instance = this.balancer.pick(this.instances, tried);
+        if (instance === null) return down(this.name, null);
+        current = instance;
+        tried.add(instance);
+        plan.path = instance.base + local.target;
+        if (this.options.host === 'target') setHost(headers, instance.authority);
+        return instance.upstream;
+      },
+      mend: (raw: readonly string[]): string[] => {
+        const mend: Mend = {
+          hosts: [current.authority.toLowerCase(), local.host.toLowerCase()],
+          base: current.base,
+          prefix: local.prefix,
+          path: local.target,
+          cookieHost: null,
+        };
+        return mendResponse(raw, mend);
+      },
+      unreachable: (error: NodeJS.ErrnoException) => down(this.name, error),
+      tried: (_upstream: Upstream, ok: boolean) => this.verdict(current, ok),
+      done: local.done,
+    };
+    return plan;
+  }
+
+  /** The request as the handler in this process is to see it. */
+  private prepare(req: IncomingMessage, local: LocalRequest): void {
+    req.url = local.target;
+    const { headers } = req;
+    const kept = new Set<string>();
+    for (let i = 0; i < local.headers.length; i += 2) {
+      const name = local.headers[i]!.toLowerCase();
+      if (!kept.has(name)) {
+        kept.add(name);
+        // Node's own joining of repeated fields is kept where it is there.
+        if (headers[name] === undefined || OURS_FIRST.test(name)) headers[name] = local.headers[i + 1]!;
+      }
+    }
+    for (const name of Object.keys(headers)) {
+      if (!kept.has(name) && name !== 'transfer-encoding' && name !== 'connection' && name !== 'upgrade')
+        delete headers[name];
+    }
+    req.rawHeaders = local.headers;
+  }
+
+  private observe(res: ServerResponse, local: LocalRequest): void {
+    let bytesOut = 0;
+    const { write, end } = res;
+    const count = (chunk: unknown) => {
+      if (typeof chunk === 'string') bytesOut += Buffer.byteLength(chunk);
+      else if (chunk instanceof Uint8Array) bytesOut += chunk.length;
+    };
+    // The handler's own writes are the only place where its bytes can be counted.
+    res.write = ((...args: Parameters<typeof write>) => {
+      count(args[0]);
+      return write.apply(res, args);
+    }) as typeof write;
+    res.end = ((...args: Parameters<typeof end>) => {
+      count(args[0]);
+      return end.apply(res, args);
+    }) as typeof end;
+    res.on('close', () => {
+      const whole = res.writableFinished;
+      local.done({
+        status: res.headersSent ? res.statusCode : 0,
+        bytesIn: 0,
+        bytesOut,
+        ...(whole ? {} : { error: 'ERR_ABORTED' }),
+      });
+    });
+  }
+
+  private instance(url: string): Instance {
+    const { connect, base, authority } = readTarget(url, this.options);
+    const upstream = new Upstream(url, connect, {
+      ...DEFAULT_UPSTREAM_LIMITS,
+      keepAliveMs: 4_000,
+      ...this.options.limits,
+    });
+    const health = new Health();
+    return {
+      upstream,
+      connect,
+      url,
+      base,
+      authority,
+      health,
+      get healthy() {
+        return health.healthy;
+      },
+      get active() {
+        return upstream.active;
+      },
+    };
+  }
+
+  private verdict(instance: Instance, ok: boolean): void {
+    const before = this.healthy;
+    instance.health.handle(ok);
+    if (this.healthy !== before && !this.closed) this.onHealth();
+  }
+
+  private schedule(instance: Instance, delay: number): void {
+    if (this.closed) return;
+    const timer = setTimeout(() => {
+      this.timers.delete(timer);
+      this.check(instance, (ok) => {
+        if (this.closed) return;
+        this.verdict(instance, ok);
+        const { intervalMs = 5_000 } = this.options.health === false ? {} : (this.options.health ?? {});
+        this.schedule(instance, instance.healthy && ok ? intervalMs : Math.min(intervalMs, 1_000));
+      });
+    }, delay);
+    timer.unref();
+    this.timers.add(timer);
+  }
+
+  private check(instance: Instance, done: (ok: boolean) => void): void {
+    const { path, timeoutMs = 2_000 } = this.options.health === false ? {} : (this.options.health ?? {});
+    let settled = false;
+    const settle = (ok: boolean) => {
+      if (settled) return;
+      settled = true;
+      clearTimeout(timer);
+      done(ok);
+    };
+    const timer = setTimeout(() => settle(false), timeoutMs);
+    timer.unref();
+    if (path === undefined) {
+      instance.connect((error, socket) => {
+        socket?.on('error', () => {});
+        socket?.destroy();
+        settle(error === null);
+      });
+      return;
+    }
+    const request = httpRequest({
+      path: instance.base + path,
+      headers: { host: instance.authority, 'user-agent': 'kubebus-health' },
+      createConnection: ((_o: unknown, callback: (e: Error | null, s: Duplex | null) => void) =>
+        instance.connect(callback)) as never,
+    });
+    request.on('response', (response) => {
+      response.resume();
+      settle((response.statusCode ?? 500) < 500);
+      request.destroy();
+    });
+    request.on('error', () => settle(false));
+    request.end();
+  }
+}
+
+const OURS_FIRST = /^(?:x-kubebus-|x-forwarded-|forwarded$|via$|x-request-id$|te$|cookie$)/;
+
+function setHost(headers: string[], authority: string): void {
+  for (let i = 0; i < headers.length; i += 2) if (headers[i]!.toLowerCase() === 'host') headers[i + 1] = authority;
+}
+
+function down(name: string, error: NodeJS.ErrnoException | null): HttpFailure {
+  return new HttpFailure(
+    'ERR_HTTP_SERVICE_DOWN',
+    `the service ${name} does not answer on its node${error?.code ? ` (${error.code})` : ''}`,
+  );
+}
+
+function wrongTarget(text: string): KubeBusError {
+  return new KubeBusError(
+    'ERR_SERVICE_TARGET',
+    `not an http, https or tcp URL, unix:/path, handler or server: ${text}`,
+  );
+}
+
+function readTarget(text: string, options: PublishOptions): { connect: Connect; base: string; authority: string } {
+  if (text.startsWith('unix:')) {
+    const [path = '', base = ''] = text.slice('unix:'.length).split(':');
+    if (!path.startsWith('/')) throw wrongTarget(text);
+    return {
+      connect: once(() => netConnect({ path }), 'connect'),
+      base: base.replace(/\/$/, ''),
+      authority: 'localhost',
+    };
+  }
+  let url: URL;
+  try {
+    url = new URL(text);
+  } catch {
+    throw wrongTarget(text);
+  }
+  const host = url.hostname.replace(/^\[|\]$/g, '');
+  const secure = url.protocol === 'https:';
+  const port = Number(url.port || (secure ? 443 : 80));
+  if (!['http:', 'https:', 'tcp:'].includes(url.protocol) || host === '') throw wrongTarget(text);
+  if (url.protocol === 'tcp:' && url.port === '') throw wrongTarget(`${text} (the port is missing)`);
+  if (url.search !== '' || url.hash !== '' || url.username !== '')
+    throw wrongTarget(`${text} (no query, fragment or user)`);
+  const tcp = () => netConnect({ host, port, noDelay: true, allowHalfOpen: url.protocol === 'tcp:' });
+  const connect = secure
+    ? once(
+        () =>
+          tlsConnect({
+            host,
+            port,
+            ...(isAddress(host) ? {} : { servername: host }),
+            ALPNProtocols: ['http/1.1'],
+            ...options.tls,
+          }),
+        'secureConnect',
+      )
+    : once(tcp, 'connect');
+  return { connect, base: url.pathname.replace(/\/$/, ''), authority: url.host };
+}
+
+const isAddress = (host: string) => /^[\d.]+$|:/.test(host);
+
+/** A connect function from one that makes a socket and an event that says it is up. */
+export function once(make: () => Socket | Duplex, event: string): Connect {
+  return (callback) => {
+    const socket = make();
+    const failed = (error: Error) => callback(error, null);
+    socket.once('error', failed);
+    socket.once(event, () => {
+      socket.removeListener('error', failed);
+      callback(null, socket);
+    });
+  };
+}

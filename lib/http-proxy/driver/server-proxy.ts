@@ -1,0 +1,154 @@
+// Edge: the server proxy. Listens on the overlay (L4), finds out who calls, and forwards to the node's own services.
+
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { Duplex } from 'node:stream';
+import { type Caller, mayCall, PLANE, parseCaller } from '../access.js';
+import { isServiceName, parseAddress, parseServiceAddress } from '../address.js';
+import { HttpFailure } from '../failure.js';
+import { field, identityFields, MAX_HOPS, requestFields } from '../headers.js';
+import { Metrics } from '../metrics.js';
+import { type AccessLog, track } from './access-log.js';
+import { answerFailure, answerRaw } from './answer.js';
+import { createFront, DEFAULT_FRONT_LIMITS, type Front, type FrontLimits } from './front.js';
+import type { LocalRequest, LocalService } from './local-service.js';
+import { RequestIds } from './request-id.js';
+
+/** The other end of a connection: who it is, and whether it speaks for others (the cloud does). */
+export interface PeerOfConnection {
+  readonly caller: Caller;
+  readonly speaksForOthers: boolean;
+}
+
+export interface ServerProxyOptions {
+  readonly tenant: string;
+  readonly node: string;
+  readonly services: ReadonlyMap<string, LocalService>;
+  /** From the connection, never from what it says. null: a stranger, who is refused. */
+  identify(socket: Duplex): PeerOfConnection | null;
+  readonly limits?: Partial<FrontLimits>;
+  readonly accessLog?: AccessLog;
+  readonly metrics?: Metrics;
+}
+
+const IDENTITY = Symbol('kubebus.peer');
+type Identified = Duplex & { [IDENTITY]?: PeerOfConnection; remoteAddress?: string };
+
+export class ServerProxy {
+  readonly metrics: Metrics;
+  private readonly front: Front;
+  private readonly limits: FrontLimits;
+  private readonly ids = new RequestIds();
+
+  constructor(private readonly options: ServerProxyOptions) {
+    this.metrics = options.metrics ?? new Metrics();
+    this.limits = { ...DEFAULT_FRONT_LIMITS, headerBytes: 32 * 1024, ...options.limits };
+    this.front = createFront(
+      {
+        request: (req, res, expects) => this.onRequest(req, res, expects),
+        upgrade: (req, socket, head) => this.onUpgrade(req, socket, head),
+        newRequestId: () => this.ids.next(),
+      },
+      this.limits,
+      null,
+    );
+  }
+
+  /** Takes a connection of the overlay. */
+  accept(socket: Duplex): void {
+    const peer = this.options.identify(socket);
+    if (peer === null) {
+      socket.on('error', () => {});
+      socket.destroy();
+      return;
+    }
+    (socket as Identified)[IDENTITY] = peer;
+    this.front.accept(socket);
+  }
+
+  close(graceMs?: number): Promise<void> {
+    return this.front.close(graceMs);
+  }
+
+  private onRequest(req: IncomingMessage, res: ServerResponse, expects: boolean): void {
+    const found = this.find(req, req.socket as unknown as Identified);
+    if (found.failure !== undefined) {
+      answerFailure(req, res, found.failure, found.id);
+      return;
+    }
+    found.service.handle(req, res, found.local, expects);
+  }
+
+  private onUpgrade(req: IncomingMessage, socket: Duplex, head: Buffer): void {
+    const found = this.find(req, socket as Identified);
+    if (found.failure !== undefined) {
+      answerRaw(socket, found.failure, found.id, req.headers.accept);
+      return;
+    }
+    if (!found.service.upgrade(req, socket, head, found.local)) {
+      const failure = new HttpFailure('ERR_HTTP_BAD_REQUEST', 'the service does not change the protocol');
+      answerRaw(socket, failure, found.id, req.headers.accept);
+      found.local.done({ status: 400, bytesIn: 0, bytesOut: 0, error: failure.code });
+    }
+  }
+
+  private find(req: IncomingMessage, socket: Identified): Found {
+    const { tenant, node, services } = this.options;
+    const peer = socket[IDENTITY]!;
+    const id = this.ids.of(req);
+    const refuse = (failure: HttpFailure): Found => {
+      this.metrics.refuse(failure.code);
+      return { id, failure };
+    };
+    const named = field(req.rawHeaders, 'x-kubebus-address');
+    const host = req.headers.host ?? '';
+    let prefix = '';
+    let target = req.url!;
+    let address = named === undefined ? null : parseServiceAddress(named);
+    if (address === null) {
+      const parsed = parseAddress(target, host, []);
+      if ('failure' in parsed) {
+        return refuse(
+          new HttpFailure(parsed.failure === 'bad' ? 'ERR_HTTP_BAD_REQUEST' : 'ERR_HTTP_ADDRESS', parsed.reason),
+        );
+      }
+      ({ prefix, target } = parsed);
+      address = parsed;
+    }
+    if (address.tenant !== tenant || address.node !== node) {
+      return refuse(new HttpFailure('ERR_HTTP_NODE_UNKNOWN', `this is ${tenant}/${node}`));
+    }
+    // Only the cloud may say on whose behalf it calls; what it does not say is its own call.
+    const caller = peer.speaksForOthers
+      ? (parseCaller(field(req.rawHeaders, 'x-kubebus-caller')) ?? PLANE)
+      : peer.caller;
+    const service = services.get(address.service);
+    if (service === undefined || service.kind !== 'http' || !isServiceName(address.service)) {
+      return refuse(
+        new HttpFailure('ERR_HTTP_SERVICE_UNKNOWN', `${tenant}/${node} has no HTTP service ${address.service}`),
+      );
+    }
+    if (!mayCall(caller, tenant, service)) {
+      return refuse(new HttpFailure('ERR_HTTP_FORBIDDEN', `${address.service} is not open to this caller`));
+    }
+    const client = socket.remoteAddress ?? '';
+    const fields = requestFields(req.rawHeaders, {
+      trustClaims: true,
+      origin: peer.speaksForOthers ? null : { proto: 'http', host, address: client, prefix },
+      host: null,
+      extra: identityFields(caller),
+      requestId: id,
+    });
+    if (fields.hops > MAX_HOPS) return refuse(new HttpFailure('ERR_HTTP_LOOP', 'the request goes in circles'));
+    const seen = { req, requestId: id, caller, client, address, started: performance.now(), url: req.url! };
+    const done = track(this.metrics, this.options.accessLog ?? null, seen);
+    return {
+      id,
+      service,
+      local: { requestId: id, target, headers: fields.headers, prefix, host, bodyLimit: this.limits.bodyBytes, done },
+    };
+  }
+}
+
+type Found =
+  | { readonly id: string; readonly failure: HttpFailure; readonly service?: never; readonly local?: never }
+  | { readonly id: string; readonly failure?: undefined; readonly service: LocalService; readonly local: LocalRequest };
