@@ -1,11 +1,16 @@
 // `kubebus cloud`
 
+import { isIP, type Server } from 'node:net';
 import { Command, InvalidArgumentError } from 'commander';
-import { KubeBusCloud } from '../../lib/index.js';
+import type { Logger } from '../../lib/core/index.js';
+import { KubeBusCloud, type TenantOptions } from '../../lib/index.js';
+import { type JoinAuthority, openJoinAuthority } from '../../lib/join/index.js';
 import { AddressPool, parsePrefix } from '../../lib/l3/index.js';
-import { DEFAULT_PORT, tcpTransport } from '../../transports/tcp.js';
+import { DEFAULT_PORT, parseHostPort, tcpTransport } from '../../transports/tcp.js';
+import { adminPath, serveAdmin } from './admin.js';
 import {
   device,
+  host,
   hostPort,
   type Io,
   integer,
@@ -21,12 +26,15 @@ import {
 } from './common.js';
 import { serveStatus } from './status.js';
 import { cloudOf, dateProblem, security, type TlsFiles } from './tls-files.js';
+import { duration } from './token.js';
 
 interface CloudFlags extends TlsFiles {
   readonly listen: { host: string; port: number };
   readonly tenant?: readonly { tenant: string; pools: string[] }[];
   readonly tun?: readonly { tenant: string; device?: string }[];
   readonly state?: string;
+  readonly host?: readonly PublicHost[];
+  readonly nodeLifetime?: number;
   readonly mtu: number;
   readonly name?: string;
   readonly statusSocket?: string;
@@ -44,6 +52,19 @@ function tenantPools(text: string): { tenant: string; pools: string[] } {
     throw new InvalidArgumentError(message(error));
   }
   return { tenant: name(tenant), pools };
+}
+
+interface PublicHost {
+  readonly host: string;
+  readonly port?: number;
+}
+
+/** host, host:port, address, [v6]:port. */
+function publicHost(text: string): PublicHost {
+  if (isIP(text) !== 0) return { host: text };
+  const [, v6, plain, port] = /^(?:\[([^\]]+)\]|([^:]+))(?::(\d{1,5}))?$/.exec(text) ?? [];
+  const found = host(v6 ?? plain ?? text);
+  return port === undefined ? { host: found } : { host: found, port: integer(1, 65_535)(port) };
 }
 
 function tenantTun(text: string): { tenant: string; device?: string } {
@@ -75,7 +96,13 @@ export function cloudCommand(io: Io): Command {
       "put this host on the tenant's overlay (needs CAP_NET_ADMIN; repeatable)",
       list(tenantTun),
     )
-    .option('--state <dir>', 'folder for the address book', text)
+    .option('--state <dir>', 'folder for the address book, and for the CA where no --cert is given', text)
+    .option(
+      '--host <host[:port]>',
+      'name or address under which nodes reach this cloud, which then signs them itself (repeatable)',
+      list(publicHost),
+    )
+    .option('--node-lifetime <time>', 'validity of the certificates that nodes get and renew (default: 7d)', duration)
     .option('--mtu <bytes>', 'largest IP packet of the overlays', integer(1280, 65_535), 1400)
     .option('--name <name>', 'name of this cloud (default: the one in its certificate)', name)
     .option('--status-socket <path>', 'unix socket for `kubebus status`', text)
@@ -105,11 +132,63 @@ async function run(o: CloudFlags, io: Io): Promise<void> {
       ];
     }),
   );
-  const { transport, certificate } = security(o);
+  const logger = makeLogger(o.logLevel, io.out);
+  let dialled: readonly string[] = [];
+  const authority = await ownAuthority(o, names, () => dialled, logger);
+  try {
+    await serve(o, io, tenants, logger, authority, (addresses) => {
+      dialled = addresses;
+    });
+  } finally {
+    await authority?.close();
+  }
+  logger.info({}, 'cloud stopped');
+}
+
+/** The CA in the state folder, where `--host` asks for it. */
+async function ownAuthority(
+  o: CloudFlags,
+  tenants: readonly string[],
+  addresses: () => readonly string[],
+  logger: Logger,
+): Promise<JoinAuthority | null> {
+  const { state, host: hosts } = o;
+  if (hosts === undefined) {
+    if (o.nodeLifetime !== undefined) throw new UsageError("option '--node-lifetime' needs '--host'");
+    return null;
+  }
+  const other = (['insecure', 'cert', 'key', 'ca'] as const).find((option) => o[option] !== undefined);
+  if (other !== undefined)
+    throw new UsageError(
+      `option '--host' makes no sense with '--${other}': with it the cloud makes its own certificates`,
+    );
+  if (state === undefined) throw new UsageError("option '--host' needs '--state': a folder for the CA");
+  return openJoinAuthority({
+    stateDir: state,
+    hosts: hosts.map((h) => h.host),
+    addresses,
+    tenants,
+    logger,
+    ...(o.name === undefined ? {} : { name: o.name }),
+    ...(o.nodeLifetime === undefined ? {} : { nodeLifetimeMs: o.nodeLifetime }),
+  });
+}
+
+async function serve(
+  o: CloudFlags,
+  io: Io,
+  tenants: Readonly<Record<string, TenantOptions>>,
+  logger: Logger,
+  authority: JoinAuthority | null,
+  onAddresses: (addresses: readonly string[]) => void,
+): Promise<void> {
+  const { transport, certificate } =
+    authority === null
+      ? security(o, " (or give '--state' and '--host', and the cloud makes its own; or '--insecure')")
+      : { transport: { tls: authority.tls, services: [authority.service] }, certificate: null };
   const own = certificate === null ? 'cloud' : cloudOf(o.cert!, certificate);
   if (certificate !== null && o.name !== undefined && o.name !== own)
     throw new UsageError(`option '--name': the certificate names the cloud ${own}`);
-  const logger = makeLogger(o.logLevel, io.out);
   const problem = certificate === null ? null : dateProblem(certificate);
   if (problem !== null) logger.warn({ option: 'cert' }, problem);
   const cloud = await KubeBusCloud.start({
@@ -119,14 +198,26 @@ async function run(o: CloudFlags, io: Io): Promise<void> {
     mtu: o.mtu,
     logger,
     ...(o.state === undefined ? {} : { stateDir: o.state }),
+    ...(authority === null ? {} : { authority }),
   });
+  const { port } = parseHostPort(cloud.addresses[0]!);
+  onAddresses((o.host ?? []).map((h) => `kubebus://${isIP(h.host) === 6 ? `[${h.host}]` : h.host}:${h.port ?? port}`));
+  const drained = new AbortController();
+  let goodbye: { retryAfterMs: number } | null = null;
+  const servers: Server[] = [];
   try {
-    const status = o.statusSocket === undefined ? null : await serveStatus(o.statusSocket, () => cloud.stats());
-    logger.info({ addresses: cloud.addresses, tenants: names }, 'cloud up');
-    await untilStopped(io.stop);
-    status?.close();
+    if (o.statusSocket !== undefined) servers.push(await serveStatus(o.statusSocket, () => cloud.stats()));
+    if (o.state !== undefined) {
+      const drain = (options: { retryAfterMs: number }) => {
+        goodbye = options;
+        drained.abort();
+      };
+      servers.push(await serveAdmin(adminPath(o.state), { cloud, authority, drain }));
+    }
+    logger.info({ addresses: cloud.addresses, tenants: Object.keys(tenants) }, 'cloud up');
+    await untilStopped(AbortSignal.any([io.stop, drained.signal]));
   } finally {
-    await cloud.stop();
+    for (const server of servers) server.close();
+    await cloud.stop(undefined, (goodbye as { retryAfterMs: number } | null)?.retryAfterMs);
   }
-  logger.info({}, 'cloud stopped');
 }

@@ -13,6 +13,8 @@ import { parseHostPort } from '../../transports/tcp.js';
 export interface Io {
   readonly out: NodeJS.WritableStream;
   readonly err: NodeJS.WritableStream;
+  /** For `--join -`. */
+  readonly in?: NodeJS.ReadableStream;
   /** Aborted: stop in order. */
   readonly stop: AbortSignal;
 }

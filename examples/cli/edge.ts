@@ -2,7 +2,8 @@
 
 import { readFileSync } from 'node:fs';
 import { Command, InvalidArgumentError } from 'commander';
-import { type Advertisement, KubeBusNode } from '../../lib/index.js';
+import { type Advertisement, KubeBusNode, type NodeOptions } from '../../lib/index.js';
+import { NodeIdentity, parseToken } from '../../lib/join/index.js';
 import { tcpTransport } from '../../transports/tcp.js';
 import {
   cloudAddress,
@@ -23,6 +24,7 @@ import { serveStatus } from './status.js';
 import { dateProblem, nodeOf, type Security, security, type TlsFiles } from './tls-files.js';
 
 interface NodeFlags extends TlsFiles {
+  readonly join?: string;
   readonly cloud?: readonly string[];
   readonly tenant?: string;
   readonly node?: string;
@@ -51,13 +53,18 @@ export function nodeCommand(kind: 'edge' | 'router', io: Io): Command {
         ? 'run a node: dial the cloud and join the overlay of the tenant'
         : 'run the virtual router of a VM subnet: a node that advertises the VM and container subnets behind it',
     )
+    .option(
+      '--join <token>',
+      "what 'kubebus token create' printed, or - to read it from standard input; needs --state",
+      text,
+    )
     .option('--cloud <address>', 'where the cloud is, e.g. kubebus://hub.example:7443 (repeatable)', list(cloudAddress))
     .option('--cert <file>', 'certificate of this node (PEM)', text)
     .option('--key <file>', 'its private key (PEM)', text)
     .option('--ca <file>', 'certificate of the CA that signs the cloud (PEM)', text)
     .option('--insecure', 'no encryption and no certificates; needs --tenant and --node')
     .option('--tenant <name>', 'tenant of this node (with --insecure)', name)
-    .option('--node <name>', 'name of this node (with --insecure)', name)
+    .option('--node <name>', 'name of this node (with --insecure, or with --join where the token leaves it open)', name)
     .option('--tun [device]', 'put this host on the overlay (needs CAP_NET_ADMIN)', device)
     .option('--connections <n>', 'connections of the link', integer(1, 64), 1)
     .option(
@@ -65,7 +72,7 @@ export function nodeCommand(kind: 'edge' | 'router', io: Io): Command {
       'a subnet behind this node, e.g. 10.1.0.0/24:vm (repeatable)',
       list(advertisement),
     )
-    .option('--state <dir>', 'folder where the node remembers its addresses', text)
+    .option('--state <dir>', 'folder where the node keeps its certificate (with --join) and its addresses', text)
     .option('--mtu <bytes>', 'largest IP packet', integer(1280, 65_535), 1400)
     .option('--status-socket <path>', 'unix socket for `kubebus status`', text)
     .option('--log-level <level>', 'debug, info, warn, error or silent', logLevel, 'info')
@@ -93,11 +100,80 @@ function identity(o: NodeFlags, certificate: Security['certificate']): { tenant:
   return { tenant: found.tenant, node: found.node };
 }
 
-async function run(kind: 'edge' | 'router', o: NodeFlags, io: Io): Promise<void> {
-  if (o.cloud === undefined)
-    throw new UsageError("option '--cloud' is missing: the address of the cloud, kubebus://host:port");
+type Common = Pick<NodeOptions, 'connections' | 'advertise' | 'tun' | 'mtu' | 'logger' | 'signal'>;
+
+interface Who {
+  /** As far as it is known before joining. */
+  readonly name: { readonly tenant?: string; readonly node?: string };
+  readonly warning: string | null;
+  start(common: Common): Promise<KubeBusNode>;
+}
+
+/** With a token, or as what an earlier token made of this state folder. */
+function joins(o: NodeFlags): o is NodeFlags & { state: string } {
+  const other = (['cloud', 'cert', 'key', 'ca', 'insecure', 'tenant'] as const).find(
+    (option) => o[option] !== undefined,
+  );
+  if (o.join === undefined) return other === undefined && o.state !== undefined && NodeIdentity.isIn(o.state);
+  if (other !== undefined) throw new UsageError(`option '--${other}' makes no sense with '--join': the token says it`);
+  if (o.state === undefined) throw new UsageError("option '--join' needs '--state': a folder for key and certificate");
+  return true;
+}
+
+async function byToken(o: NodeFlags & { state: string }, io: Io): Promise<Who> {
+  const token = o.join === '-' ? await readToken(io) : o.join;
+  if (token !== undefined) {
+    try {
+      parseToken(token);
+    } catch (error) {
+      throw new UsageError(`option '--join': ${(error as Error).message}`);
+    }
+  }
+  const { state: stateDir, node } = o;
+  return {
+    name: node === undefined ? {} : { node },
+    warning: null,
+    start: (common) =>
+      KubeBusNode.join({
+        ...common,
+        stateDir,
+        ...(token === undefined ? {} : { token }),
+        ...(node === undefined ? {} : { node }),
+      }),
+  };
+}
+
+async function readToken(io: Io): Promise<string> {
+  let read = '';
+  for await (const chunk of io.in ?? []) {
+    read += chunk;
+    if (read.length > 8192) break;
+  }
+  return read.trim();
+}
+
+async function byFiles(o: NodeFlags): Promise<Who> {
+  const { cloud, state } = o;
+  if (cloud === undefined)
+    throw new UsageError("option '--cloud' is missing: the address of the cloud, kubebus://host:port (or '--join')");
   const { transport, certificate } = security(o);
-  const { tenant, node } = identity(o, certificate);
+  const name = identity(o, certificate);
+  return {
+    name,
+    warning: certificate === null ? null : dateProblem(certificate),
+    start: (common) =>
+      KubeBusNode.join({
+        ...common,
+        ...name,
+        cloud,
+        transport: tcpTransport(transport),
+        ...(state === undefined ? {} : { stateDir: state }),
+      }),
+  };
+}
+
+async function run(kind: 'edge' | 'router', o: NodeFlags, io: Io): Promise<void> {
+  const who = await (joins(o) ? byToken(o, io) : byFiles(o));
   const advertise = o.advertise ?? [];
   const again = advertise.find((a, i) => advertise.findIndex((b) => b.prefix === a.prefix) < i);
   if (again !== undefined) throw new UsageError(`option '--advertise': ${again.prefix} is there twice`);
@@ -109,29 +185,23 @@ async function run(kind: 'edge' | 'router', o: NodeFlags, io: Io): Promise<void>
   // From here on: while nothing is connected, nothing else keeps the process alive.
   const stopped = untilStopped(io.stop);
   const logger = makeLogger(o.logLevel, io.out);
-  const problem = certificate === null ? null : dateProblem(certificate);
-  if (problem !== null) logger.warn({ option: 'cert' }, problem);
+  if (who.warning !== null) logger.warn({ option: 'cert' }, who.warning);
   let running: KubeBusNode | null = null;
   // Undone from the last to the first, however this ends.
   const ends: (() => unknown)[] = [];
   try {
     // Before joining: the state of a node that cannot reach its cloud is asked for most.
     if (o.statusSocket !== undefined) {
-      const status = await serveStatus(o.statusSocket, () => running?.stats() ?? { tenant, node, state: 'connecting' });
+      const status = await serveStatus(o.statusSocket, () => running?.stats() ?? { ...who.name, state: 'connecting' });
       ends.push(() => status.close());
     }
-    running = await KubeBusNode.join({
-      cloud: o.cloud,
-      transport: tcpTransport(transport),
-      tenant,
-      node,
+    running = await who.start({
       connections: o.connections,
       advertise,
       tun: typeof o.tun === 'string' ? { name: o.tun } : o.tun === true,
       mtu: o.mtu,
       logger,
       signal: io.stop,
-      ...(o.state === undefined ? {} : { stateDir: o.state }),
     });
     const joined = running;
     ends.push(() => joined.stop());
@@ -144,6 +214,7 @@ async function run(kind: 'edge' | 'router', o: NodeFlags, io: Io): Promise<void>
         ends.push(() => snat.stop());
       }
     }
+    const { tenant, node } = joined;
     logger.info({ tenant, node, addresses: joined.addresses, device: joined.device }, `${kind} up`);
     await Promise.race([stopped, sentAway(joined)]);
   } catch (error) {

@@ -9,6 +9,7 @@ import { type Io, message, UsageError } from './common.js';
 import { expandConfig } from './config.js';
 import { nodeCommand } from './edge.js';
 import { statusCommand } from './status.js';
+import { nodesCommand, tokenCommand } from './token.js';
 
 /** Runs one command to its end, or until `io.stop` is aborted. Resolves with the exit code; says on `io.err` why it is not 0. */
 export async function main(argv: readonly string[], io: Io): Promise<number> {
@@ -19,6 +20,8 @@ export async function main(argv: readonly string[], io: Io): Promise<number> {
     .addCommand(nodeCommand('edge', io))
     .addCommand(nodeCommand('router', io))
     .addCommand(statusCommand(io))
+    .addCommand(tokenCommand(io))
+    .addCommand(nodesCommand(io))
     .addCommand(caCommand(io));
   quiet(program, io);
   try {

@@ -23,7 +23,19 @@ export function statusCommand(io: Io): Command {
 
 /** Serves `stats` on a unix socket with mode 0600; closing the server removes the socket. */
 export async function serveStatus(path: string, stats: () => unknown): Promise<Server> {
-  const wrong = (what: string) => new UsageError(`option '--status-socket': ${path} ${what}`);
+  const server = createServer((socket) => {
+    socket.on('error', () => {});
+    socket.setTimeout(READ_TIMEOUT_MS, () => socket.destroy());
+    socket.end(`${JSON.stringify(stats())}\n`);
+  });
+  server.maxConnections = MAX_READERS;
+  await listenPrivately(server, path, '--status-socket');
+  return server;
+}
+
+/** Makes `server` listen on a unix socket for this user alone. Throws UsageError, which names the option. */
+export async function listenPrivately(server: Server, path: string, option: string): Promise<void> {
+  const wrong = (what: string) => new UsageError(`option '${option}': ${path} ${what}`);
   // Node cuts it off silently (sun_path, unix(7)).
   if (Buffer.byteLength(path) > 107) throw wrong('is longer than the 107 bytes that a socket may have');
   // What a killed process left behind must not keep its successor from starting; a living one's must.
@@ -33,12 +45,6 @@ export async function serveStatus(path: string, stats: () => unknown): Promise<S
   const there = await lstat(path).catch(() => null);
   if (there !== null && !there.isSocket()) throw wrong('is there already and is no socket');
   if (there !== null) await rm(path, { force: true }).catch(() => {});
-  const server = createServer((socket) => {
-    socket.on('error', () => {});
-    socket.setTimeout(READ_TIMEOUT_MS, () => socket.destroy());
-    socket.end(`${JSON.stringify(stats())}\n`);
-  });
-  server.maxConnections = MAX_READERS;
   // The socket is made inside listen(): for this user alone from its first instant.
   const mask = process.umask(0o177);
   server.listen(path);
@@ -49,7 +55,6 @@ export async function serveStatus(path: string, stats: () => unknown): Promise<S
     throw wrong(`cannot be made: ${(error as NodeJS.ErrnoException).code}`);
   }
   server.unref();
-  return server;
 }
 
 /** Reads the document from the socket at `path`. */

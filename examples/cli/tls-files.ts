@@ -19,14 +19,18 @@ export interface Security {
   readonly certificate: X509Certificate | null;
 }
 
-/** Throws UsageError, which names the option and the file. */
-export function security(o: TlsFiles): Security {
+/** Throws UsageError, which names the option and the file; `instead`: what else could have been given. */
+export function security(o: TlsFiles, instead = " (or say '--insecure' to go without encryption)"): Security {
   if (o.insecure === true) {
     const given = (['cert', 'key', 'ca'] as const).find((option) => o[option] !== undefined);
     if (given !== undefined) throw new UsageError(`option '--${given}' makes no sense with '--insecure'`);
     return { transport: { insecure: true }, certificate: null };
   }
-  const [cert, key, ca] = [read(o, 'cert'), read(o, 'key'), read(o, 'ca')];
+  const [cert, key, ca] = (['cert', 'key', 'ca'] as const).map((option) => read(o, option, instead)) as [
+    string,
+    string,
+    string,
+  ];
   const certificate = parseCertificate('cert', o.cert!, cert);
   if (!certificate.checkPrivateKey(parseKey(o.key!, key))) {
     throw new UsageError(`option '--key': ${o.key} is not the key of the certificate ${o.cert}`);
@@ -65,10 +69,10 @@ function fields(certificate: X509Certificate) {
   return { subjectaltname: certificate.subjectAltName, valid_to: certificate.validTo };
 }
 
-function read(o: TlsFiles, option: 'cert' | 'key' | 'ca'): string {
+function read(o: TlsFiles, option: 'cert' | 'key' | 'ca', instead: string): string {
   const path = o[option];
   if (path === undefined) {
-    throw new UsageError(`option '--${option}' is missing (or say '--insecure' to go without encryption)`);
+    throw new UsageError(`option '--${option}' is missing${instead}`);
   }
   try {
     return readFileSync(path, 'utf8');

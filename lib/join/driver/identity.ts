@@ -4,6 +4,7 @@
 //   joining.json    the key of a join under way: after a lost answer the same key asks again, and the token is not used up
 
 import { X509Certificate } from 'node:crypto';
+import { existsSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
@@ -49,6 +50,7 @@ interface Stored extends Certified {
   readonly renewAt: number;
 }
 
+const FILE = 'identity.json';
 const HOUR = 3600_000;
 /** Waits between attempts, in milliseconds: while the certificate is good, and when it no longer is. */
 const PATIENT = { first: 60_000, most: HOUR };
@@ -75,7 +77,7 @@ export class NodeIdentity {
    */
   static async open(options: IdentityOptions): Promise<NodeIdentity> {
     const { clock = systemClock, logger = silentLogger, stateDir } = options;
-    const state = await StateFile.open({ path: join(stateDir, 'identity.json'), clock, logger });
+    const state = await StateFile.open({ path: join(stateDir, FILE), clock, logger });
     const identity = new NodeIdentity(options, state);
     try {
       await identity.settle(state.initial);
@@ -85,6 +87,11 @@ export class NodeIdentity {
     }
     identity.schedule();
     return identity;
+  }
+
+  /** There was a join in this folder: no token is needed. */
+  static isIn(stateDir: string): boolean {
+    return existsSync(join(stateDir, FILE));
   }
 
   private constructor(

@@ -19,13 +19,14 @@ export class Kubebus {
   readonly lines: Line[] = [];
   err = '';
   private readonly child: ChildProcess;
-  private readonly closed: Promise<unknown>;
+  /** Resolves when the process has ended. */
+  readonly stopped: Promise<unknown>;
   private waiting: (() => void)[] = [];
 
   constructor(...argv: string[]) {
     const args = ['--import', import.meta.resolve('tsx'), command, ...argv];
     this.child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'pipe'] });
-    this.closed = once(this.child, 'close').then(() => this.wake());
+    this.stopped = once(this.child, 'close').then(() => this.wake());
     createInterface({ input: this.child.stdout! }).on('line', (text) => {
       this.lines.push(JSON.parse(text) as Line);
       this.wake();
@@ -53,7 +54,7 @@ export class Kubebus {
   /** Sends the signal and resolves with the exit code. */
   async stop(signal: NodeJS.Signals = 'SIGTERM'): Promise<number | null> {
     this.child.kill(signal);
-    await this.closed;
+    await this.stopped;
     return this.child.exitCode;
   }
 
