@@ -29,6 +29,7 @@ import {
   formatAddress,
   formatPrefix,
   HostNetwork,
+  hostPorts,
   isAddress,
   NodeControl,
   openTun,
@@ -328,6 +329,7 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
       random: this.random,
       resolver: (name) => this.resolve(name),
       peerOf: (address) => this.peerOf(address),
+      ...(this.network === null ? {} : { hostPorts: hostPorts(() => this.vrf.endpoint.addresses) }),
       ...this.socketOptions,
     });
     return this.netValue;

@@ -20,6 +20,7 @@ export {
   type PingReport,
 } from './driver.js';
 export type * from './endpoint.js';
+export { type HostPorts, hostPorts } from './host-ports.js';
 export {
   changeDevice,
   configureDevice,

@@ -449,6 +449,7 @@ export class DgramSocket extends EventEmitter {
     else if (address === 'missing' || (address !== null && (address.length === 4) !== (this.type === 'udp4'))) {
       code = 'EADDRNOTAVAIL';
     } else if (port !== 0 && stack.udp.inUse(address, family, port, reuse)) code = 'EADDRINUSE';
+    else if (port !== 0 && this.context.hostPorts?.inUse('udp', address, port)) code = 'EADDRINUSE';
     else {
       const chosen = port === 0 ? stack.udp.freePort(address, family) : port;
       if (chosen === 0) code = 'EADDRINUSE';

@@ -12,7 +12,7 @@ import {
   setDefaultAutoSelectFamilyAttemptTimeout,
 } from 'node:net';
 import { type Clock, type Random, systemClock, systemRandom } from '../core/index.js';
-import type { IpEndpoint } from '../l3/index.js';
+import type { HostPorts, IpEndpoint } from '../l3/index.js';
 import { createDgram, type DgramModule } from './dgram.js';
 import type { Peer, Resolver, SocketContext } from './driver/context.js';
 import { type HttpAgents, httpAgents } from './driver/http-agent.js';
@@ -39,6 +39,8 @@ export interface NetOptions extends StackOptions {
   readonly resolver?: Resolver;
   /** Who has an address. **Default:** nobody knows. */
   readonly peerOf?: (address: string) => Peer | undefined;
+  /** Ports that the host's kernel uses on the same addresses (a node with a TUN device). **Default:** none. */
+  readonly hostPorts?: HostPorts;
 }
 
 /** What `node:net` exports, on the overlay. */
@@ -94,8 +96,12 @@ export interface Net extends HttpAgents {
 /** Sockets on an IpEndpoint. */
 export function createNet(endpoint: IpEndpoint, options: NetOptions = {}): Net {
   const { clock = systemClock, random = systemRandom, resolver = () => [], peerOf = () => undefined } = options;
-  const driver = new Driver(endpoint, clock, random, options);
-  const context: SocketContext = { driver, resolver, peerOf };
+  const { hostPorts } = options;
+  const driver = new Driver(endpoint, clock, random, {
+    ...(hostPorts === undefined ? {} : { ports: hostPorts.ephemeral }),
+    ...options,
+  });
+  const context: SocketContext = { driver, resolver, peerOf, hostPorts: hostPorts ?? null };
 
   // Sockets of servers are made without the class below: one prototype less to walk, and `instanceof` holds for both.
   class NodeSocket extends Socket {

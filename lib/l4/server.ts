@@ -242,6 +242,7 @@ export class Server extends EventEmitter {
     const address = bindAddress(this.context, text);
     if (address === 'missing') return 'EADDRNOTAVAIL';
     if (port !== 0 && tcp.inUse(address, family, port)) return 'EADDRINUSE';
+    if (port !== 0 && this.context.hostPorts?.inUse('tcp', address, port)) return 'EADDRINUSE';
     if (port === 0) port = tcp.freePort(address, family);
     if (port === 0) return 'EADDRINUSE';
     const listener: TcpListener = {

@@ -23,6 +23,8 @@ import { UdpStack } from './udp.js';
 import type { PacketWriter } from './wire/packet-writer.js';
 
 export interface StackOptions {
+  /** First and last of the ports for connections and sockets that ask for none. **Default:** 49,152 to 65,535; on a node with a TUN device those that the kernel leaves. */
+  readonly ports?: readonly [number, number];
   readonly tcp?: Partial<TcpOptions>;
   readonly limits?: Partial<TcpLimits> & { readonly reassembly?: Partial<ReassemblyLimits> };
 }
@@ -52,8 +54,8 @@ export class Stack {
     const { reassembly, ...limits } = options.limits ?? {};
     this.tcpOptions = { ...DEFAULT_TCP_OPTIONS, ...options.tcp };
     const tcpLimits = { ...DEFAULT_TCP_LIMITS, ...limits };
-    this.tcp = new TcpStack(endpoint, out, random, factory, this.tcpOptions, tcpLimits, this.paths);
-    this.udp = new UdpStack(endpoint, out, random, this.paths);
+    this.tcp = new TcpStack(endpoint, out, random, factory, this.tcpOptions, tcpLimits, this.paths, options.ports);
+    this.udp = new UdpStack(endpoint, out, random, this.paths, options.ports);
     this.ping = new PingStack(out, random);
     this.reassembly = new Reassembly({ ...DEFAULT_REASSEMBLY_LIMITS, ...reassembly });
   }

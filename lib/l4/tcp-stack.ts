@@ -94,11 +94,12 @@ export class TcpStack {
     private readonly options: Readonly<TcpOptions>,
     private readonly limits: TcpLimits,
     private readonly paths: PathMtu,
+    ports?: readonly [number, number],
   ) {
     this.flows = new FlowTable(random);
     this.isn = new IsnGenerator(random);
     this.cookies = new SynCookies(random);
-    this.ports = new EphemeralPorts(random);
+    this.ports = new EphemeralPorts(random, ...(ports ?? []));
     this.memory = { used: 0, limit: limits.memory };
     const bare = (n: number): Mutable<TcpConfig> => ({
       localAddress: new Uint8Array(n),

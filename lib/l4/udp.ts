@@ -64,8 +64,9 @@ export class UdpStack {
     private readonly out: PacketWriter,
     random: Random,
     private readonly paths: PathMtu,
+    ports?: readonly [number, number],
   ) {
-    this.ports = new EphemeralPorts(random);
+    this.ports = new EphemeralPorts(random, ...(ports ?? []));
     this.identification = random.u32();
   }
 

@@ -45,7 +45,7 @@ const EDGE = [
   /(^|\/)driver\.ts$/,
   /\/driver\//,
   /^lib\/core\/(clock|random|slab)\.ts$/,
-  /^lib\/l3\/(tun|netconfig|state-file)\.ts$/,
+  /^lib\/l3\/(tun|netconfig|state-file|host-ports)\.ts$/,
   /^lib\/l4\/(net|socket|server|dgram|net-like)\.ts$/,
   /^lib\/l2\/middleware\/pcap\.ts$/,
   /^lib\/(index|cloud|node)\.ts$/,

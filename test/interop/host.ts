@@ -33,9 +33,12 @@ export type HostRequest =
   | { do: 'forward-in'; port: number; to: number; on: Where }
   | { do: 'echo'; port: number; on: Where; family?: 4 | 6 }
   | { do: 'unlisten'; port: number; on: Where }
+  | { do: 'listen-error'; port: number; on: Where }
+  | { do: 'udp-bind-error'; port: number; on: Where }
   | { do: 'web'; port: number; bytes: number }
   | { do: 'get'; host: string; port: number; path: string }
   | { do: 'exchange'; host: string; port: number; bytes: number; on: Where }
+  | { do: 'local-port'; host: string; port: number; on: Where }
   | { do: 'connect-error'; host: string; port: number; on: Where }
   | { do: 'udp-echo'; port: number; on: Where }
   | { do: 'udp-exchange'; host: string; port: number; sizes: readonly number[]; on: Where }
@@ -99,6 +102,18 @@ async function main(options: HostOptions): Promise<void> {
         servers.set(`${r.on}:${r.port}`, server);
         return true;
       }
+      case 'listen-error': {
+        const server = at(r.on).net.createServer();
+        const failed = once(server, 'error');
+        server.listen(r.port);
+        return ((await failed) as [NodeJS.ErrnoException])[0].code;
+      }
+      case 'udp-bind-error': {
+        const socket = at(r.on).dgram.createSocket('udp4');
+        const failed = once(socket, 'error');
+        socket.bind(r.port);
+        return ((await failed) as [NodeJS.ErrnoException])[0].code;
+      }
       case 'unlisten':
         servers.get(`${r.on}:${r.port}`)!.close();
         return true;
@@ -121,6 +136,12 @@ async function main(options: HostOptions): Promise<void> {
       }
       case 'exchange':
         return exchange(at(r.on), r.host, r.port, r.bytes);
+      case 'local-port': {
+        const socket = await at(r.on).connect({ host: r.host, port: r.port });
+        const { localPort } = socket;
+        socket.destroy();
+        return localPort;
+      }
       case 'connect-error': {
         const socket = at(r.on).net.connect({ host: r.host, port: r.port });
         const [error] = (await once(socket, 'error')) as [NodeJS.ErrnoException];

@@ -49,6 +49,20 @@ test.serial(
       t.is(await world.ask({ do: 'connect-error', host: rootless[i]!, port: 99, on: 'shared' }), 'ECONNREFUSED');
       await world.run(['ping', '-c', '2', '-i', '0.01', rootless[i]!]);
     }
+    // A port that a program has is in use; on another address of the host it is not.
+    t.is(await world.ask({ do: 'listen-error', port: 7, on: 'shared' }), 'EADDRINUSE');
+    t.is(await world.ask({ do: 'udp-bind-error', port: 53, on: 'shared' }), 'EADDRINUSE');
+    await once(world.spawn([process.execPath, PEER, 'echo', '70', '127.0.0.1']).stdout!, 'data');
+    await world.ask({ do: 'echo', port: 70, on: 'shared' });
+    // Ports of our connections are none that the kernel gives out: it could take the same one towards the same peer.
+    const [low, high] = String(await world.run(['cat', '/proc/sys/net/ipv4/ip_local_port_range']))
+      .trim()
+      .split(/\s+/)
+      .map(Number) as [number, number];
+    for (let i = 0; i < 20; i++) {
+      const port = (await world.ask({ do: 'local-port', host: rootless[0]!, port: 9, on: 'shared' })) as number;
+      t.true(port < low || port > high, `${port}`);
+    }
     // A closed listener of ours: the port is the kernel's again; a connection that was up has ended in order before.
     await world.ask({ do: 'unlisten', port: 8, on: 'shared' });
     t.is(await world.ask({ do: 'connect-error', host: kernel[0]!, port: 8, on: 'rootless' }), 'ECONNREFUSED');

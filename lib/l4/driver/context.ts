@@ -1,7 +1,7 @@
 // Edge: what all sockets of one node share, and how they find addresses.
 
 import { isIP } from 'node:net';
-import { formatAddress, parseAddress } from '../../l3/index.js';
+import { formatAddress, type HostPorts, parseAddress } from '../../l3/index.js';
 import type { Driver } from '../driver.js';
 
 /** Who the other end of a connection is, as its certificate says. */
@@ -17,6 +17,8 @@ export interface SocketContext {
   readonly driver: Driver;
   readonly resolver: Resolver;
   readonly peerOf: (address: string) => Peer | undefined;
+  /** Where the kernel has the same addresses; null: nobody else has them. */
+  readonly hostPorts: HostPorts | null;
 }
 
 const V4_MAPPED = /^::ffff:(\d+\.\d+\.\d+\.\d+)$/i;

@@ -8,7 +8,7 @@ const pattern = (i) => ((i * 131) ^ (i >>> 9)) & 0xff;
 
 if (mode === 'echo') {
   const server = net.createServer({ allowHalfOpen: true }, (socket) => socket.pipe(socket).on('error', () => {}));
-  server.listen(Number(args[0]), '::', () => console.log('ready'));
+  server.listen(Number(args[0]), args[1] ?? '::', () => console.log('ready'));
 } else if (mode === 'udp-echo') {
   const socket = dgram.createSocket('udp6', (message, from) => socket.send(message, from.port, from.address));
   socket.bind(Number(args[0]), '::', () => console.log('ready'));
