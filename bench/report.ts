@@ -179,8 +179,8 @@ export function microTable(results: readonly MicroResult[]): string {
 
 export function linksTable(figures: readonly LinksFigure[]): string {
   return table(
-    ['figure', 'value'],
-    figures.map(({ figure, value }) => [figure, value]),
+    ['figure', 'TLS', 'insecure'],
+    figures.map(({ figure, values }) => [figure, ...values]),
   );
 }
 

@@ -110,7 +110,12 @@ if (micro.length > 0) {
 if (wants('links')) {
   log('links');
   try {
-    report.links = await links({ links: smoke ? 50 : options.links, edges: smoke ? 10 : options.edges, log });
+    report.links = await links({
+      links: smoke ? 50 : options.links,
+      edges: smoke ? 10 : options.edges,
+      outageMs: smoke ? 500 : 5_000,
+      log,
+    });
     if (!options.json) process.stdout.write(`\n${linksTable(report.links)}\n\n`);
   } catch (error) {
     failed = true;

@@ -1,35 +1,149 @@
-// Idle links and a hub's restart, over real TCP on loopback (insecure, so that it is the links that are measured and not
-// the certificates): memory per link at the hub, and how soon everybody is back with the same address.
+// Idle links and a hub's restart, over real TCP on loopback: memory per link at the hub, and how soon everybody is back with
+// the same address. With TLS and without: what the certificates cost shows as the difference.
 
 import { fork } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { KubeBusNode } from '../../lib/index.js';
-import { tcpTransport } from '../../transports/tcp.js';
+import { cloudNames, createAuthority, nodeNames, save } from '../../lib/join/driver/pki.js';
+import { type TcpOptions, tcpTransport } from '../../transports/tcp.js';
 
 export interface LinksOptions {
   /** Idle links. */
   readonly links: number;
   /** Edges that see the hub die and come back; at most `links`. */
   readonly edges: number;
+  /** How long the hub stays away: long enough for every edge to have reached its longest wait between attempts. */
+  readonly outageMs: number;
   readonly log: (line: string) => void;
 }
 
 export interface LinksFigure {
   readonly figure: string;
-  readonly value: string;
+  /** With TLS, and insecure. */
+  readonly values: readonly [string, string];
 }
 
-interface Memory {
+interface Hub {
   readonly heap: number;
   readonly rss: number;
+  readonly addresses: Readonly<Record<string, string>>;
 }
 
 const child = fileURLToPath(new URL('./links-hub.ts', import.meta.url));
+
+export async function links(options: LinksOptions): Promise<LinksFigure[]> {
+  const secure = await measure(options, true);
+  const plain = await measure(options, false);
+  return secure.map(([figure, value], i) => ({ figure, values: [value, plain[i]![1]] as const }));
+}
+
+async function measure(options: LinksOptions, secure: boolean): Promise<[figure: string, value: string][]> {
+  const { links: idle, outageMs, log } = options;
+  const fleet = Math.min(options.edges, idle);
+  const dir = await mkdtemp(join(tmpdir(), 'kubebus-bench-'));
+  const port = await freePort();
+  const security = secure ? await certificates(dir, idle) : () => ({ insecure: true });
+  const joinOne = (i: number) =>
+    KubeBusNode.join({
+      cloud: [`kubebus://127.0.0.1:${port}`],
+      transport: tcpTransport(security(i)),
+      tenant: 'acme',
+      node: `n${i}`,
+    });
+  const hubArgs = [String(port), dir, ...(secure ? [dir] : [])];
+  let { hub, ask } = await startHub(hubArgs);
+  const nodes: KubeBusNode[] = [];
+  try {
+    const before = await ask();
+    const started = performance.now();
+    for (let i = 0; i < idle; i += 50) {
+      nodes.push(...(await Promise.all(Array.from({ length: Math.min(50, idle - i) }, (_, k) => joinOne(i + k)))));
+    }
+    const joined = (performance.now() - started) / 1000;
+    const after = await ask();
+    log(`  ${idle} links, ${secure ? 'TLS' : 'insecure'}`);
+    for (const node of nodes.splice(fleet)) await node.stop();
+
+    // The hub goes without a word.
+    const addresses = new Map(nodes.map((node) => [node.node, node.addresses.join()]));
+    const gone = once(hub, 'exit');
+    hub.kill('SIGKILL');
+    await gone;
+    const times: number[] = [];
+    const back = Promise.all(
+      nodes.map(async (node) => {
+        await once(node, 'up');
+        times.push(performance.now());
+        await answered(node);
+        return performance.now();
+      }),
+    );
+    await new Promise((resolve) => setTimeout(resolve, outageMs));
+    ({ hub, ask } = await startHub(hubArgs));
+    const open = performance.now();
+    const all = Math.max(...(await back)) - open;
+    const { addresses: assigned } = await ask();
+    const since = times.map((time) => time - open).sort((a, b) => a - b);
+    const at = (share: number) => `${(since[Math.ceil((since.length - 1) * share)]! / 1000).toFixed(2)} s`;
+    const same = [...addresses].filter(([node, text]) => assigned[node] === text).length;
+    const kib = (bytes: number) => `${(bytes / idle / 1024).toFixed(1)} KiB`;
+    return [
+      [`joins per second of one hub (${idle} links, clients on the same machine)`, (idle / joined).toFixed(0)],
+      [`heap per idle link at the hub (${idle} links)`, kib(after.heap - before.heap)],
+      ['resident memory per idle link at the hub', kib(after.rss - before.rss)],
+      [
+        `hub killed, back after ${outageMs / 1000} s: links up after the port is open, first / half / 90 % / last of ${fleet}`,
+        [0, 0.5, 0.9, 1].map(at).join(' / '),
+      ],
+      ['links up in each half second', histogram(since, 500)],
+      ['most links up within 100 ms', String(busiest(since, 100))],
+      [`all ${fleet} edges answered by the hub again`, `${(all / 1000).toFixed(2)} s`],
+      ['with the same addresses, as the hub says', `${same} of ${fleet}`],
+    ];
+  } finally {
+    await Promise.all(nodes.map((node) => node.stop()));
+    hub.kill('SIGKILL');
+    await rm(dir, { recursive: true, force: true });
+  }
+}
+
+/** Until the hub, which drops what comes from addresses that it has not assigned, has answered a ping. */
+async function answered(node: KubeBusNode): Promise<void> {
+  for (;;) {
+    const { lost } = await node.ping(node.gateway[0]!, { count: 1, timeoutMs: 1_000 });
+    if (lost === 0) return;
+  }
+}
+
+/** How many of the sorted times lie in each slice of `width`. */
+function histogram(times: readonly number[], width: number): string {
+  const slices = new Array<number>(Math.floor(times.at(-1)! / width) + 1).fill(0);
+  for (const time of times) slices[Math.max(0, Math.floor(time / width))]!++;
+  return slices.join(' ');
+}
+
+/** The most of the sorted times that lie within `width`. */
+function busiest(times: readonly number[], width: number): number {
+  return Math.max(...times.map((from) => times.filter((time) => time >= from && time < from + width).length));
+}
+
+async function certificates(dir: string, nodes: number): Promise<(i: number) => Pick<TcpOptions, 'tls'>> {
+  const ca = await createAuthority('bench');
+  await save(dir, 'ca', ca);
+  const names = cloudNames('cloud', ['127.0.0.1']);
+  await save(dir, 'cloud', await ca.issue({ name: 'cloud', days: 1, names, server: true }));
+  const issued: { cert: string; key: string }[] = [];
+  for (let i = 0; i < nodes; i++) {
+    issued.push(await ca.issue({ name: `n${i}`, days: 1, names: nodeNames('acme', `n${i}`, []) }));
+  }
+  const authority = await readFile(join(dir, 'ca.crt'), 'utf8');
+  return (i) => ({ tls: { ca: authority, ...issued[i]! } });
+}
 
 async function freePort(): Promise<number> {
   const server = createServer().listen(0, '127.0.0.1');
@@ -40,72 +154,13 @@ async function freePort(): Promise<number> {
   return port;
 }
 
-async function startHub(port: number, stateDir: string) {
-  const hub = fork(child, [String(port), stateDir], { execArgv: ['--import', 'tsx', '--expose-gc'] });
+async function startHub(args: readonly string[]) {
+  const hub = fork(child, args, { execArgv: ['--import', 'tsx', '--expose-gc'] });
   await once(hub, 'message');
-  const ask = async (what: string) => {
-    hub.send(what);
-    const [reply] = (await once(hub, 'message')) as [unknown];
+  const ask = async (): Promise<Hub> => {
+    hub.send('memory');
+    const [reply] = (await once(hub, 'message')) as [Hub];
     return reply;
   };
   return { hub, ask };
-}
-
-export async function links({ links: idle, edges: fleet, log }: LinksOptions): Promise<LinksFigure[]> {
-  const dir = await mkdtemp(join(tmpdir(), 'kubebus-bench-'));
-  const port = await freePort();
-  const join1 = (node: string) =>
-    KubeBusNode.join({
-      cloud: [`kubebus://127.0.0.1:${port}`],
-      transport: tcpTransport({ insecure: true }),
-      tenant: 'acme',
-      node,
-    });
-  let { hub, ask } = await startHub(port, dir);
-  const nodes: KubeBusNode[] = [];
-  try {
-    const before = (await ask('memory')) as Memory;
-    const started = performance.now();
-    for (let i = 0; i < idle; i += 50) {
-      nodes.push(...(await Promise.all(Array.from({ length: Math.min(50, idle - i) }, (_, k) => join1(`n${i + k}`)))));
-    }
-    const joined = (performance.now() - started) / 1000;
-    const after = (await ask('memory')) as Memory;
-    log(`  ${idle} links`);
-    for (const node of nodes.splice(fleet)) await node.stop();
-
-    // The hub goes without a word, and comes back a second later.
-    const addresses = new Map(nodes.map((node) => [node.node, node.addresses.join()]));
-    const gone = once(hub, 'exit');
-    hub.kill('SIGKILL');
-    await gone;
-    const times: number[] = [];
-    const back = Promise.all(nodes.map((node) => once(node, 'up').then(() => times.push(performance.now()))));
-    await new Promise((resolve) => setTimeout(resolve, 1000));
-    ({ hub, ask } = await startHub(port, dir));
-    const open = performance.now();
-    await back;
-    await ask('memory');
-    times.sort((a, b) => a - b);
-    const at = (share: number) =>
-      `${((times[Math.min(times.length - 1, Math.floor(times.length * share))]! - open) / 1000).toFixed(2)} s`;
-    const same = nodes.filter((node) => addresses.get(node.node) === node.addresses.join()).length;
-    const kib = (bytes: number) => `${(bytes / idle / 1024).toFixed(1)} KiB`;
-    return [
-      {
-        figure: `joins per second of one hub (${idle}, client in the same machine)`,
-        value: (idle / joined).toFixed(0),
-      },
-      { figure: `heap per idle link at the hub (${idle} links)`, value: kib(after.heap - before.heap) },
-      { figure: 'resident memory per idle link', value: kib(after.rss - before.rss) },
-      { figure: `hub killed and restarted: first of ${fleet} edges back after the port is open`, value: at(0) },
-      { figure: 'half of them', value: at(0.5) },
-      { figure: 'all of them', value: at(1) },
-      { figure: 'with the same addresses', value: `${same} of ${fleet}` },
-    ];
-  } finally {
-    await Promise.all(nodes.map((node) => node.stop()));
-    hub.kill('SIGKILL');
-    await rm(dir, { recursive: true, force: true });
-  }
 }
