@@ -7,6 +7,8 @@ import {
   Hold,
   KubeBusError,
   type Logger,
+  type Micros,
+  MS,
   type Random,
   SECOND,
   silentLogger,
@@ -325,6 +327,9 @@ export class KubeBusCloud {
 /** How often certificates of live links are looked at. */
 const SWEEP = 60 * SECOND;
 
+/** Between two increments of a tenant's routes. */
+const SPACING: Micros = 50 * MS;
+
 class Tenant {
   readonly pool: AddressPool;
   tun: TunDevice | null = null;
@@ -339,6 +344,7 @@ class Tenant {
   private readonly members = new Map<Link, Member>();
   private readonly clock: Clock;
   private readonly logger: Logger;
+  private lastSoon: Micros = Number.NEGATIVE_INFINITY;
 
   constructor(
     readonly name: string,
@@ -373,6 +379,7 @@ class Tenant {
       pool: this.pool,
       mtu,
       onRecord,
+      defer: (fn) => this.soon(fn),
       ...(options.tun ? { onPrefixes: ({ added, removed }) => this.network?.routes(added, removed) } : {}),
       logger,
       ...(cloud.holdMs === undefined ? {} : { holdMs: cloud.holdMs }),
@@ -479,6 +486,17 @@ class Tenant {
       })),
       ...(this.tun === null ? {} : { device: this.tun.name, tun: this.tun.stats() }),
     };
+  }
+
+  /** At once, but not more often than every SPACING: when many nodes join together, one increment tells of many. */
+  private soon(fn: () => void): void {
+    const run = () => {
+      this.lastSoon = this.clock.now();
+      fn();
+    };
+    const at = this.lastSoon + SPACING;
+    if (at <= this.clock.now()) queueMicrotask(run);
+    else this.clock.at(at, run);
   }
 
   forget(node: string): boolean {

@@ -287,7 +287,9 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
           this.emit('addresses', texts);
         },
         onPrefixes: ({ added, removed }) => this.network?.routes(added, removed),
-        onRoutes: () => this.emit('routes', this.routes()),
+        onRoutes: () => {
+          if (this.listenerCount('routes') > 0) this.emit('routes', this.routes());
+        },
         onMtu: (tenantMtu) => this.network?.mtu(Math.min(tenantMtu, this.link.mtu)),
         onRefused: (reason, prefixes) => {
           logger.error({ code: reason.code, prefixes: prefixes.map(formatPrefix) }, `refused: ${reason.message}`);

@@ -220,7 +220,7 @@ export class CloudControl {
     const { addresses } = session;
     const { prefixes: pools, gateway } = this.pool;
     session.send(encodeControl({ type: 'assign', addresses, pools, mtu: this.mtu, gateway }));
-    // What is not yet flushed is in the snapshot already; the increment that follows repeats it, which changes nothing.
+    // What is not yet flushed may be in the snapshot already; the increment that follows repeats it, which changes nothing.
     for (const message of this.encodedSnapshot()) session.send(message);
     if (session.wanted.length > 0) this.apply(session);
   }
@@ -346,8 +346,8 @@ export class CloudControl {
   }
 
   private change(route: Route, withdrawn: boolean): void {
+    // A snapshot from before the change stays good: whoever gets it gets the increment too.
     this.changes.set(`${prefixKey(route.prefix)} ${route.node}`, { route, withdrawn });
-    this.snapshot = null;
     if (this.scheduled) return;
     this.scheduled = true;
     this.defer(() => this.flush());

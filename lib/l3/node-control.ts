@@ -235,8 +235,10 @@ export class NodeControl {
       added.push(route);
     }
     if (added.length === 0 && removed.length === 0) return;
-    this.vrf.changed();
     this.events.onRoutes?.({ added, removed });
+    // Addresses come and go with every node of the tenant, and neither router nor kernel has them as routes.
+    if (![...added, ...removed].some((r) => r.kind !== 'edge')) return;
+    this.vrf.changed();
     this.tellKernel();
   }
 
