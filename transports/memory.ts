@@ -51,6 +51,7 @@ class MemoryStream implements ByteStream {
   readonly identity = NOBODY;
   other!: MemoryStream;
   pending = 0;
+  lost = 0;
   private handler: StreamHandler | null = null;
   private readonly queue: { slab: Slab; start: number; end: number }[] = [];
   private paused = false;
@@ -140,6 +141,7 @@ class MemoryStream implements ByteStream {
     this.closed = true;
     for (const { slab } of this.queue) slab.release();
     this.queue.length = 0;
+    this.lost = this.pending;
     this.pending = 0;
     this.defer(() => this.handler?.onClose(error));
   }

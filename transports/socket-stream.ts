@@ -63,6 +63,8 @@ function findReadFields(): { buffer: symbol; callback: symbol; next: symbol } | 
 export class SocketStream implements ByteStream {
   private handler: StreamHandler | null = null;
   private needDrain = false;
+  /** Bytes of which the system did not say yet that it took them: in the end, those that are lost. */
+  lost = 0;
 
   constructor(
     private readonly socket: net.Socket,
@@ -114,7 +116,11 @@ export class SocketStream implements ByteStream {
   write(slab: Slab, start: number, end: number): boolean {
     if (!this.socket.writable) return true; // over: 'close' says so
     slab.retain();
-    const more = this.socket.write(slab.bytes.subarray(start, end), () => slab.release());
+    this.lost += end - start;
+    const more = this.socket.write(slab.bytes.subarray(start, end), (error) => {
+      if (!error && !this.socket.destroyed) this.lost -= end - start;
+      slab.release();
+    });
     if (!more) this.needDrain = true;
     return !this.needDrain;
   }

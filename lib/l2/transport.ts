@@ -69,6 +69,8 @@ export interface ByteStream {
   readonly pending: number;
   /** Any number that changes when the operating system takes a part of what is pending; only needed where `pending` does not. */
   readonly progress?: number;
+  /** Once the stream is over: bytes taken by `write` that did not get out. */
+  readonly lost?: number;
   readonly datagrams?: DatagramPath | undefined;
   pause(): void;
   resume(): void;

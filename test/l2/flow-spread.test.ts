@@ -40,6 +40,7 @@ test('when a member dies only its flows move, and they spread over the others', 
 
 test('a newcomer gets flows only from members that have nothing waiting, until patience ends', (t) => {
   let busy = true;
+  // The bucket of every flow was used just now.
   const spread = new FlowSpread<string>((m) => !(busy && m === 'a'));
   spread.add(0, 'a');
   spread.add(0, 'b');
@@ -49,6 +50,7 @@ test('a newcomer gets flows only from members that have nothing waiting, until p
   busy = true;
   spread.add(0, 'c');
   const part = counts(spread, 1);
+  t.is(part.get('c'), [...counts(spread, 2)].find(([m]) => m === 'c')?.[1], 'only from the idle member so far');
   const all = counts(spread, 5 * SECOND);
   t.true(part.get('a')! > all.get('a')!);
   for (const n of all.values()) t.true(Math.abs(n - FLOWS.length / 3) < FLOWS.length * 0.05, `${n}`);
@@ -66,4 +68,13 @@ test('any sequence of comings and goings leaves only living members, in balance'
     const used = new Set(FLOWS.slice(0, 2_000).map((hash) => spread.pick(i, hash)));
     t.deepEqual([...used].sort(), [...living].sort(), `step ${i}`);
   }
+});
+
+test('a bucket that was quiet for a while moves, however busy its member is', (t) => {
+  const spread = new FlowSpread<string>(() => false);
+  spread.add(0, 'a');
+  spread.add(0, 'b');
+  t.deepEqual([...counts(spread, 1).keys()], ['a']);
+  t.deepEqual([...counts(spread, SECOND / 5).keys()], ['a']);
+  t.deepEqual([...counts(spread, SECOND / 2).keys()].sort(), ['a', 'b']);
 });

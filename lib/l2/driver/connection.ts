@@ -1,6 +1,16 @@
 // Edge: one ByteStream with its machine, framer and egress queue. Receives into slabs, sends runs straight from theirs.
 
-import { type Clock, KubeBusError, type Logger, type Micros, SECOND, Slab, type Timer } from '../../core/index.js';
+import {
+  type Clock,
+  HEADER,
+  KubeBusError,
+  type Logger,
+  MAX_PACKET,
+  type Micros,
+  SECOND,
+  Slab,
+  type Timer,
+} from '../../core/index.js';
 import { ConnectionMachine, type HelloInfo, type MachineOutput } from '../connection-machine.js';
 import { type EgressBudget, type EgressOptions, EgressQueue } from '../egress-queue.js';
 import { Framer, type FrameSink } from '../framer.js';
@@ -36,6 +46,8 @@ export interface ConnectionEvents {
   onWritable(connection: Connection): void;
   onOver(connection: Connection, reason: KubeBusError, goodbye: GoodbyeInfo | null): void;
 }
+
+const nowhere = Buffer.allocUnsafeSlow(HEADER + MAX_PACKET);
 
 /** An idle connection looks for stalls this often. */
 const IDLE_LOOK: Micros = 5 * SECOND;
@@ -122,7 +134,8 @@ export class Connection implements StreamHandler, FrameSink, MachineOutput {
   // ---- from the stream
 
   room(): Uint8Array {
-    return this.rx.room();
+    // Whatever comes after the end is read and forgotten.
+    return this.machine.state === 'over' ? nowhere : this.rx.room();
   }
 
   get hasPartial(): boolean {
@@ -145,6 +158,7 @@ export class Connection implements StreamHandler, FrameSink, MachineOutput {
   }
 
   datagramRoom(): Uint8Array {
+    if (this.machine.state === 'over') return nowhere;
     return this.packets!.room((slab, end) => this.events.onPackets(slab, 0, end));
   }
 
@@ -243,7 +257,8 @@ export class Connection implements StreamHandler, FrameSink, MachineOutput {
     this.timer?.cancel();
     this.timer = null;
     const hopeless = reason.code === 'ERR_PEER_DEAD' || this.unread;
-    if (this.streamOver || hopeless) this.lost = this.stream.pending;
+    if (this.streamOver) this.lost = this.stream.lost ?? 0;
+    else if (hopeless) this.lost = this.stream.pending;
     this.events.onOver(this, reason, goodbye);
     this.egress.clear();
     // A goodbye that is still in the stream goes out first, but a peer that does not read cannot hold us.
