@@ -69,7 +69,7 @@ export function tcpTransport(options: TcpOptions): Transport {
   return {
     name: 'tcp',
     listen: (handler) => listen(options, handler),
-    dial: (address, signal) => dial(options, address, signal),
+    dial: (address, signal, farewell) => dial(options, address, signal, farewell),
   };
 }
 
