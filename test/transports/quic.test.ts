@@ -6,6 +6,7 @@ import { KubeBusCloud, KubeBusNode } from '../../lib/index.js';
 import { type Authority, cloudNames, createAuthority, nodeNames } from '../../lib/join/driver/pki.js';
 import { RetryTokens } from '../../transports/quic/retry.js';
 import { quicTransport } from '../../transports/quic.js';
+import { transfer } from '../support/transfer.js';
 import { udpRelay } from '../support/udp-relay.js';
 
 const SECOND = 1_000_000;
@@ -65,25 +66,6 @@ async function startNode(
   });
   t.teardown(() => joined.stop());
   return joined;
-}
-
-/** Sends `bytes` of a known pattern from a to b over TCP of the overlay and checks each. */
-async function transfer(a: KubeBusNode, b: KubeBusNode, bytes: number): Promise<boolean> {
-  const pattern = Buffer.from(Uint8Array.from({ length: 4096 }, (_, i) => (i * 7 + (i >> 8)) & 255));
-  const data = Buffer.alloc(bytes, pattern);
-  const server = b.net.createServer((socket) => {
-    const chunks: Buffer[] = [];
-    socket.on('data', (chunk: Buffer) => chunks.push(chunk));
-    socket.on('end', () => socket.end(Buffer.concat(chunks).equals(data) ? 'same' : 'different'));
-  });
-  server.listen(4000);
-  await once(server, 'listening');
-  const socket = a.net.connect({ host: b.addresses[0]!, port: 4000 });
-  socket.end(data);
-  let verdict = '';
-  for await (const part of socket) verdict += String(part);
-  server.close();
-  return verdict === 'same';
 }
 
 test('an overlay over QUIC: packets go as datagrams, the link says it is lossy, its MTU is that of a datagram', async (t) => {
