@@ -2,6 +2,7 @@
 
 import { EventEmitter } from 'node:events';
 import { type BlockList, isIP } from 'node:net';
+import { Duplex } from 'node:stream';
 import { formatAddress } from '../l3/index.js';
 import { bindAddress, familyOf, resolve, type SocketContext } from './driver/context.js';
 import {
@@ -185,6 +186,13 @@ export class Server extends EventEmitter {
     await new Promise<void>((resolve, reject) => {
       this.close((error) => (error === undefined ? resolve() : reject(error)));
     });
+  }
+
+  /** With `captureRejections`: a connection listener that rejects costs its connection, not the server. */
+  [Symbol.for('nodejs.rejection')](error: Error, event: string, ...args: unknown[]): void {
+    const [socket] = args;
+    if (event === 'connection' && socket instanceof Duplex) socket.destroy(error);
+    else this.emit('error', error);
   }
 
   handleDriverClosed(): void {

@@ -142,6 +142,16 @@ export class Socket extends Duplex implements HandleOwner {
 
   constructor(options: SocketOptions | undefined, internals: SocketInternals) {
     const { onread, signal, tcp, ...stream } = options ?? {};
+    for (const foreign of ['fd', 'handle'] as const) {
+      const value = (stream as Record<string, unknown>)[foreign];
+      if (value !== undefined && value !== null) {
+        throw nodeError(
+          'ERR_INVALID_ARG_VALUE',
+          `options.${foreign}: descriptors are the host's, not the overlay's`,
+          TypeError,
+        );
+      }
+    }
     super({
       ...stream,
       allowHalfOpen: Boolean(stream.allowHalfOpen),

@@ -2,13 +2,16 @@
 
 import { once } from 'node:events';
 import * as http from 'node:http';
+import * as https from 'node:https';
 import * as net from 'node:net';
+import * as tls from 'node:tls';
 import autocannon from 'autocannon';
 import test from 'ava';
 import express from 'express';
 import Fastify from 'fastify';
 import { Agent, fetch, request } from 'undici';
 import { WebSocket, WebSocketServer } from 'ws';
+import { createAuthority } from '../../lib/join/driver/pki.js';
 import { makeWorld } from '../support/l4-pair.js';
 
 const { nodes, close } = makeWorld(2);
@@ -120,6 +123,40 @@ test('undici: request and fetch, by node name', async (t) => {
   await t.throwsAsync(fetch('http://example.com/', { dispatcher }), { message: /fetch failed/ });
   await dispatcher.close();
   server.close();
+});
+
+test('TLS inside the overlay: https.Server by hand, https.Agent, undici, tls.connect over a socket', async (t) => {
+  const ca = await createAuthority('test');
+  const names = [{ type: 'dns', value: 'edge-2' } as const];
+  const { cert, key } = await ca.issue({ name: 'edge-2', names, days: 1, server: true });
+  const server = https.createServer({ cert, key }, (req, res) => {
+    res.end(`${req.url} ${(req.socket as tls.TLSSocket).getProtocol()}`);
+  });
+  const inner = b.l4.net.createServer((socket) => server.emit('connection', socket)).listen(443);
+  const agent = a.l4.httpsAgent({ ca: ca.cert });
+  const req = https.get({ host: 'edge-2', path: '/x', agent });
+  const [res] = (await once(req, 'response')) as [http.IncomingMessage];
+  let text = '';
+  for await (const part of res) text += part;
+  t.is(text, '/x TLSv1.3');
+  agent.destroy();
+
+  const dispatcher = new Agent({ connect: a.l4.undiciConnector({ ca: ca.cert }) as never });
+  t.is(await (await fetch('https://edge-2/y', { dispatcher })).text(), '/y TLSv1.3');
+  await dispatcher.close();
+
+  const plain = a.l4.net.connect(443, 'edge-2');
+  const secure = tls.connect({ socket: plain, servername: 'edge-2', ca: ca.cert });
+  await once(secure, 'secureConnect');
+  t.true(secure.authorized);
+  secure.destroy();
+  // Another CA: refused, and nothing is left open.
+  const strange = tls.connect({ socket: a.l4.net.connect(443, 'edge-2'), servername: 'edge-2' });
+  const [error] = (await once(strange, 'error')) as [NodeJS.ErrnoException];
+  t.regex(error.code!, /UNABLE_TO|SELF_SIGNED/);
+  server.closeAllConnections();
+  inner.close();
+  await once(inner, 'close');
 });
 
 test('autocannon through a forwarded port: no error in a thousand requests', async (t) => {
