@@ -37,7 +37,7 @@ test('node:http: server and agent, keep-alive', async (t) => {
   await once(server, 'listening');
   const agent = a.l4.httpAgent();
   for (let i = 0; i < 3; i++) {
-    const { text } = await get({ host: 'edge-2', port: 8080, path: `/${i}`, agent });
+    const { text } = await get({ host: 'edge-2', family: 4, port: 8080, path: `/${i}`, agent });
     t.is(text, `GET /${i} from ${a.v4}`);
   }
   t.is(ports.size, 1);

@@ -258,7 +258,8 @@ test('a connection whose link does not come back ends after the user timeout, wi
   await once(a, 'down');
   socket.write('into the void');
   const [error] = (await once(socket, 'error')) as [NodeJS.ErrnoException];
-  t.is(error.code, 'ETIMEDOUT');
+  // Whether the node has said so itself (ICMP) before the time was out.
+  t.true(error.code === 'ETIMEDOUT' || error.code === 'EHOSTUNREACH', error.code);
 });
 
 test('stopping a node ends what is open on it: connections, servers, datagram sockets, pings', async (t) => {
@@ -282,7 +283,7 @@ test('stopping a node ends what is open on it: connections, servers, datagram so
   ours.resume();
   await node.stop();
   await Promise.all(ends);
-  await t.throwsAsync(node.connect(7, 'edge-2'), { code: 'ENETDOWN' });
+  await t.throwsAsync(node.connect(7, '10.80.0.1'), { code: 'ENETDOWN' });
   await t.throwsAsync(node.listen(7), { code: 'ENETDOWN' });
   const late = node.dgram.createSocket('udp4');
   const refused = once(late, 'error');

@@ -5,7 +5,7 @@ import { Agent as HttpsAgent, type AgentOptions as HttpsAgentOptions } from 'nod
 import { createRequire } from 'node:module';
 import type { Duplex } from 'node:stream';
 import { connect as tlsConnect } from 'node:tls';
-import type { Socket } from '../socket.js';
+import type { ConnectOptions, Socket } from '../socket.js';
 
 /** What undici asks of a connector. */
 export interface UndiciConnectOptions {
@@ -37,19 +37,46 @@ export interface HttpAgents {
   dispatcher<T extends object>(Agent?: UndiciAgentClass<T>): T;
 }
 
-type Connect = (options: { host: string; port: number; allowHalfOpen?: boolean; noDelay?: boolean }) => Socket;
+/** What a request may say of its connection; the rest of its options is HTTP's. */
+type ConnectionOptions = Pick<
+  ConnectOptions,
+  'family' | 'lookup' | 'localAddress' | 'localPort' | 'autoSelectFamily' | 'autoSelectFamilyAttemptTimeout'
+>;
+type Connect = (options: ConnectOptions) => Socket;
+
+function ofConnection(options: ConnectionOptions): ConnectionOptions {
+  const { family, lookup, localAddress, localPort, autoSelectFamily, autoSelectFamilyAttemptTimeout } = options;
+  return {
+    ...(family !== undefined && { family }),
+    ...(lookup !== undefined && { lookup }),
+    ...(localAddress !== undefined && { localAddress }),
+    ...(localPort !== undefined && { localPort }),
+    ...(autoSelectFamily !== undefined && { autoSelectFamily }),
+    ...(autoSelectFamilyAttemptTimeout !== undefined && { autoSelectFamilyAttemptTimeout }),
+  };
+}
 
 export function httpAgents(connect: Connect): HttpAgents {
   class OverlayAgent extends HttpAgent {
     // Node calls it with the request's options; the agent does the rest.
     override createConnection(options: { host?: string | null; port?: number | string | null }): Duplex {
-      return connect({ host: options.host ?? 'localhost', port: Number(options.port ?? 80), noDelay: true });
+      return connect({
+        ...ofConnection(options as ConnectionOptions),
+        host: options.host ?? 'localhost',
+        port: Number(options.port ?? 80),
+        noDelay: true,
+      });
     }
   }
   class OverlayTlsAgent extends HttpsAgent {
     override createConnection(options: { host?: string; port?: number | string; servername?: string }): Duplex {
       const { host = 'localhost', port = 443 } = options;
-      const socket = connect({ host, port: Number(port), noDelay: true });
+      const socket = connect({
+        ...ofConnection(options as ConnectionOptions),
+        host,
+        port: Number(port),
+        noDelay: true,
+      });
       return tlsConnect({ ...options, host, port: Number(port), socket });
     }
   }
