@@ -10,7 +10,6 @@ import {
   type Micros,
   MS,
   type Random,
-  SECOND,
   silentLogger,
   systemClock,
   systemRandom,
@@ -91,6 +90,8 @@ export interface CloudOptions {
   readonly openPrefixesWhenInsecure?: boolean;
   /** Who signs the nodes' certificates (openJoinAuthority of kubebus/join): revoked nodes stay out. **Default:** any node with a good certificate comes in. */
   readonly authority?: CloudAuthority;
+  /** How often it is looked whether certificates of live links have ended. Milliseconds. **Default:** 60000. */
+  readonly expiryCheckMs?: number;
   /** Milliseconds since the epoch. **Default:** Date.now. */
   readonly date?: () => number;
   readonly logger?: Logger;
@@ -298,7 +299,7 @@ export class KubeBusCloud {
 
   /** A certificate that ended while its link lived on, and was not renewed, ends the link. */
   private closeExpired(): void {
-    const { clock = systemClock, date = Date.now, authority } = this.options;
+    const { clock = systemClock, date = Date.now, authority, expiryCheckMs = 60_000 } = this.options;
     for (const tenant of this.tenants.values()) {
       for (const link of tenant.links()) {
         const { peer } = link;
@@ -306,7 +307,7 @@ export class KubeBusCloud {
         if (date() >= until) link.close(new KubeBusError('ERR_CERTIFICATE', 'the certificate has ended: renew it'));
       }
     }
-    this.sweep = clock.at(clock.now() + SWEEP, () => this.closeExpired());
+    this.sweep = clock.at(clock.now() + expiryCheckMs * MS, () => this.closeExpired());
   }
 
   private authorize(peer: PeerIdentity): KubeBusError | null {
@@ -323,9 +324,6 @@ export class KubeBusCloud {
     }));
   }
 }
-
-/** How often certificates of live links are looked at. */
-const SWEEP = 60 * SECOND;
 
 /** Between two increments of a tenant's routes. */
 const SPACING: Micros = 50 * MS;

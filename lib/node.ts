@@ -98,7 +98,7 @@ export interface NodeOptions {
 /** A node that has its certificate from a token, or from an earlier start. */
 export interface JoinOptions extends Omit<NodeOptions, 'cloud' | 'transport' | 'tenant' | 'node' | 'stateDir'> {
   /** What `kubebus token create` printed. Needed the first time only. */
-  readonly token?: string;
+  readonly token?: string | undefined;
   /** Folder where the node keeps its key, its certificate and its addresses. */
   readonly stateDir: string;
   /** Name to ask for, where the token leaves it open. **Default:** the host's. */
@@ -182,8 +182,10 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
   private static async joinByToken(options: JoinOptions): Promise<KubeBusNode> {
     const { token, node, transport, dialService, date, ...rest } = options;
     const standard = await loadDefaultTransport();
+    const { token: _, ...others } = options;
     const identity = await NodeIdentity.open({
-      ...options,
+      ...others,
+      ...(token === undefined ? {} : { token }),
       dial: dialService ?? standard.defaultServiceDialer,
     });
     try {

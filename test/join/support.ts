@@ -24,6 +24,7 @@ export interface TestCloud {
 
 export interface TestCloudOptions extends Partial<JoinAuthorityOptions> {
   readonly port?: number;
+  readonly expiryCheckMs?: number;
 }
 
 export async function startCloud(
@@ -31,7 +32,7 @@ export async function startCloud(
   stateDir: string,
   options: TestCloudOptions = {},
 ): Promise<TestCloud> {
-  const { port = 0, ...rest } = options;
+  const { port = 0, expiryCheckMs, ...rest } = options;
   let address = '';
   const authority = await openJoinAuthority({
     stateDir,
@@ -47,6 +48,7 @@ export async function startCloud(
     tenants: { acme: { pools: ['10.80.0.0/16'] }, blue: { pools: ['10.80.0.0/16'] } },
     stateDir,
     authority,
+    ...(expiryCheckMs === undefined ? {} : { expiryCheckMs }),
     ...(rest.logger === undefined ? {} : { logger: rest.logger }),
     ...(rest.date === undefined ? {} : { date: rest.date }),
   });
