@@ -182,10 +182,8 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
   private static async joinByToken(options: JoinOptions): Promise<KubeBusNode> {
     const { token, node, transport, dialService, date, ...rest } = options;
     const standard = await loadDefaultTransport();
-    const { token: _, ...others } = options;
     const identity = await NodeIdentity.open({
-      ...others,
-      ...(token === undefined ? {} : { token }),
+      ...options,
       dial: dialService ?? standard.defaultServiceDialer,
     });
     try {

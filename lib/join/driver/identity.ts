@@ -27,7 +27,7 @@ import { type Certified, JoinClient, JoinRefused, type ServiceDialer } from './c
 export interface IdentityOptions {
   readonly stateDir: string;
   /** What `kubebus token create` printed. Needed the first time only; another one than the last joins anew. */
-  readonly token?: string;
+  readonly token?: string | undefined;
   /** Name to ask for. **Default:** the one in the token, else the host's. */
   readonly node?: string;
   readonly dial: ServiceDialer;
