@@ -2,7 +2,7 @@
 import { existsSync, readdirSync, statSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import type { Daemon, Lab } from './netns.js';
+import type { Daemon, Lab, RunOptions } from './netns.js';
 import { must } from './netns.js';
 
 const here = dirname(fileURLToPath(import.meta.url));
@@ -39,9 +39,9 @@ function newest(paths: readonly string[]): number {
 }
 
 /** Starts a long-running `kubebus` in a namespace. */
-export function kubebus(lab: Lab, ns: string, args: readonly string[]): Daemon {
+export function kubebus(lab: Lab, ns: string, args: readonly string[], options?: RunOptions): Daemon {
   const [program, ...first] = kubebusCommand();
-  return lab.spawn(ns, program!, [...first, ...args]);
+  return lab.spawn(ns, program!, [...first, ...args], options);
 }
 
 /** Runs a short `kubebus` command (such as `ca`) to its end in this namespace. */
@@ -60,10 +60,12 @@ export interface PkiNode {
 export async function nodePki(dir: string, hosts: readonly string[], nodes: readonly PkiNode[]): Promise<void> {
   await kubebusRun(['ca', 'init', '--dir', dir]);
   await kubebusRun(['ca', 'cloud', '--dir', dir, '--name', 'cloud', ...hosts.flatMap((host) => ['--host', host])]);
-  for (const { tenant, node, prefixes = [] } of nodes) {
-    await kubebusRun([
-      ...['ca', 'node', '--dir', dir, '--tenant', tenant, '--node', node],
-      ...prefixes.flatMap((prefix) => ['--prefix', prefix]),
-    ]);
-  }
+  await Promise.all(
+    nodes.map(({ tenant, node, prefixes = [] }) =>
+      kubebusRun([
+        ...['ca', 'node', '--dir', dir, '--tenant', tenant, '--node', node],
+        ...prefixes.flatMap((prefix) => ['--prefix', prefix]),
+      ]),
+    ),
+  );
 }

@@ -16,7 +16,7 @@
 // the other host's subnet by it, permanent neighbours.
 import { join } from 'node:path';
 import { kubebus, nodePki } from './command.js';
-import type { Daemon, Lab } from './netns.js';
+import type { Daemon, Lab, RunOptions } from './netns.js';
 
 /** Where each host is reached in the overlay. */
 export interface Host {
@@ -33,6 +33,8 @@ export interface Figure7Options {
   readonly filter?: boolean;
   /** The router translates sources. */
   readonly snat?: boolean;
+  /** Certificates for further nodes. */
+  readonly nodes?: readonly { readonly node: string; readonly prefixes?: readonly string[] }[];
   readonly progress?: (step: string) => void;
 }
 
@@ -48,7 +50,12 @@ export const TENANT = 'acme';
 export const DEVICE = 'kb0';
 export const CLOUD_UNDERLAY = '203.0.113.1';
 export const POOLS = ['10.80.0.0/16', 'fd80::/64'] as const;
-export const ADVERTISED = ['10.1.0.0/24:vm', 'fd01::/64:vm', '10.2.0.0/16:container', 'fd02::/32:container'] as const;
+export const ADVERTISED: readonly string[] = [
+  '10.1.0.0/24:vm',
+  'fd01::/64:vm',
+  '10.2.0.0/16:container',
+  'fd02::/32:container',
+];
 const GATEWAY = { v4: '10.80.0.1', v6: 'fd80::1' };
 const VMS = [
   ['master', 10],
@@ -71,6 +78,7 @@ export async function figure7(lab: Lab, options: Figure7Options = {}): Promise<F
       { tenant: TENANT, node: 'edge1' },
       { tenant: TENANT, node: 'edge2' },
       { tenant: TENANT, node: 'vm1', prefixes: ADVERTISED.map((a) => a.replace(/:[a-z]+$/, '')) },
+      ...(options.nodes ?? []).map((node) => ({ tenant: TENANT, ...node })),
     ],
   );
   // Awaited below; until then a failure of the network comes first.
@@ -83,7 +91,11 @@ export async function figure7(lab: Lab, options: Figure7Options = {}): Promise<F
   progress('processes: kubebus cloud, edge, edge, router');
   const cloud = startCloud(lab);
   await cloud.logged(/cloud up/, 30_000);
-  const [edge1, edge2, router] = [startEdge(lab, 'edge1'), startEdge(lab, 'edge2'), startRouter(lab, options.snat)];
+  const [edge1, edge2, router] = [
+    startEdge(lab, 'edge1'),
+    startEdge(lab, 'edge2'),
+    startRouter(lab, options.snat ? ['--snat'] : []),
+  ];
   for (const daemon of [edge1, edge2]) await daemon.logged(/edge up/, 30_000);
   await router.logged(/router up/, 30_000);
   const hosts: Host[] = [{ name: 'cloud', ...GATEWAY, cluster: false }];
@@ -116,16 +128,13 @@ export function startCloud(lab: Lab): Daemon {
   ]);
 }
 
-export function startEdge(lab: Lab, node: string): Daemon {
-  return kubebus(lab, node, ['edge', ...nodeArguments(lab, node)]);
+export function startEdge(lab: Lab, node: string, more: readonly string[] = [], options?: RunOptions): Daemon {
+  return kubebus(lab, node, ['edge', ...nodeArguments(lab, node), ...more], options);
 }
 
-export function startRouter(lab: Lab, snat = false): Daemon {
-  return kubebus(lab, 'vm1', [
-    ...['router', ...nodeArguments(lab, 'vm1')],
-    ...ADVERTISED.flatMap((advertised) => ['--advertise', advertised]),
-    ...(snat ? ['--snat'] : []),
-  ]);
+export function startRouter(lab: Lab, more: readonly string[] = [], vm = 'vm1', advertised = ADVERTISED): Daemon {
+  const prefixes = advertised.flatMap((prefix) => ['--advertise', prefix]);
+  return kubebus(lab, vm, ['router', ...nodeArguments(lab, vm), ...prefixes, ...more]);
 }
 
 /** For `kubebus status --socket`. */
@@ -179,8 +188,9 @@ async function vmSubnet(lab: Lab, filter: boolean): Promise<void> {
     await lab.veth(name, 'eth0', [`10.1.0.${n}/24`, `fd01::${n}/64`], 'vpc', name, []);
     await lab.ip(name, 'route', 'add', 'default', 'via', '10.1.0.1');
     if (name === 'vm1') continue;
-    await lab.ip(name, 'route', 'add', POOLS[0], 'via', '10.1.0.11');
-    await lab.ip(name, '-6', 'route', 'add', POOLS[1], 'via', 'fd01::11');
+    // A metric above KubeBus' own: a VM that runs a node itself uses that while it runs.
+    await lab.ip(name, 'route', 'add', POOLS[0], 'via', '10.1.0.11', 'metric', '2000');
+    await lab.ip(name, '-6', 'route', 'add', POOLS[1], 'via', 'fd01::11', 'metric', '2000');
   }
   const ports = VMS.map(([name]) => name);
   await lab.bridge('vpc', 'switch', ['10.1.0.1/24', 'fd01::1/64'], ports);

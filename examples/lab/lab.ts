@@ -65,7 +65,7 @@ async function main(flags: LabFlags): Promise<void> {
     );
     if (flags.filter && !flags.snat) {
       await net.router.stop();
-      const router = startRouter(lab, true);
+      const router = startRouter(lab, ['--snat']);
       await router.logged(/router up/, 30_000);
       await lab.waitPing('edge1', '10.1.0.11');
       await lab.waitPing('edge2', '10.1.0.11');

@@ -5,6 +5,13 @@ import { spawn } from 'node:child_process';
 import { KubeBusError } from '../core/index.js';
 import { formatAddress, formatPrefix, type Prefix } from './address.js';
 
+/**
+ * Of the routes that we set. Above that of a directly connected subnet (0 and, for IPv6, 256): a host that stands in a subnet
+ * which a router also advertises goes on reaching its neighbours directly. With a metric of their own our routes also
+ * never replace one of the administrator's, which would be missing once ours are gone.
+ */
+export const ROUTE_METRIC = 512;
+
 export interface DeviceConfig {
   /** With prefix length: '10.80.0.5/32'. */
   readonly addresses: readonly string[];
@@ -41,14 +48,16 @@ export async function changeDevice(name: string, change: DeviceChange): Promise<
     return address === undefined ? '' : ` src ${address}`;
   };
   const remove = [
-    ...(change.removeRoutes ?? []).map((p) => `route del ${formatPrefix(p)} dev ${name}`),
+    ...(change.removeRoutes ?? []).map((p) => `route del ${formatPrefix(p)} dev ${name} metric ${ROUTE_METRIC}`),
     ...(change.removeAddresses ?? []).map((a) => `address del ${a} dev ${name}`),
   ];
   if (remove.length > 0) await ip(remove, true);
   const add = [
     ...(change.mtu === undefined ? [] : [`link set dev ${name} mtu ${change.mtu}`]),
     ...(change.addAddresses ?? []).map((a) => addressLine(a, name)),
-    ...(change.addRoutes ?? []).map((p) => `route replace ${formatPrefix(p)} dev ${name}${source(p)}`),
+    ...(change.addRoutes ?? []).map(
+      (p) => `route replace ${formatPrefix(p)} dev ${name} metric ${ROUTE_METRIC}${source(p)}`,
+    ),
   ];
   if (add.length > 0) await ip(add);
 }
