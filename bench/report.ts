@@ -1,5 +1,6 @@
 // Turns results into tables: for the terminal, and as Markdown for docs/benchmarks.md.
 
+import type { L4Report } from './e2e/l4.js';
 import type { LinksFigure } from './e2e/links.js';
 import type { Sample } from './e2e/measure.js';
 import type { VpnReport, VpnRow } from './e2e/vpn.js';
@@ -21,6 +22,7 @@ export interface Report {
   readonly micro?: MicroResult[];
   readonly vpn?: VpnReport;
   readonly links?: readonly LinksFigure[];
+  readonly l4?: L4Report;
 }
 
 type Figure = {
@@ -182,6 +184,21 @@ export function linksTable(figures: readonly LinksFigure[]): string {
     ['figure', 'TLS', 'insecure'],
     figures.map(({ figure, values }) => [figure, ...values]),
   );
+}
+
+export function l4Table(report: L4Report): string {
+  const rows = report.rows.map(({ figure, value, against, ratio, bar, reached }) => [
+    figure,
+    value,
+    against ?? '',
+    ratio === undefined ? '' : `${ratio.toFixed(2)} x`,
+    bar ?? '',
+    bar === undefined ? '' : reached ? 'yes' : 'NO',
+  ]);
+  const parts = [table(['figure', 'ours', 'compared with', 'ratio', 'bar', 'reached'], rows)];
+  if (report.skipped.length > 0) parts.push(`Not measured:\n\n${report.skipped.map((line) => `- ${line}`).join('\n')}`);
+  parts.push(`${report.reps} repetitions in turn, ${report.seconds} s each; median [min-max], ratios of the medians.`);
+  return parts.join('\n\n');
 }
 
 export function machineLine(report: Report): string {

@@ -5,17 +5,18 @@ import { cpus, release, totalmem } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Command, InvalidArgumentError, Option } from 'commander';
+import { L4_PARTS, type L4Part, l4 } from './e2e/l4.js';
 import { links } from './e2e/links.js';
 import { chooseSubjects, vpn, vpnObstacle } from './e2e/vpn.js';
 import type { MicroResult } from './micro/shape.js';
-import { linksTable, machineLine, microTable, type Report, replaceSection, vpnTables } from './report.js';
+import { l4Table, linksTable, machineLine, microTable, type Report, replaceSection, vpnTables } from './report.js';
 
 const here = dirname(fileURLToPath(import.meta.url));
 const microFiles = readdirSync(join(here, 'micro'))
   .filter((file) => file.endsWith('.bench.ts'))
   .sort();
 const microNames = microFiles.map((file) => file.replace('.bench.ts', ''));
-const known = ['micro', ...microNames, 'vpn', 'links'];
+const known = ['micro', ...microNames, 'vpn', 'links', 'l4'];
 
 const list = (text: string) => text.split(',').filter(Boolean);
 const positive = (text: string) => {
@@ -42,17 +43,18 @@ interface Options {
   quiet: number;
   links: number;
   edges: number;
+  parts: string[];
 }
 
 const program = new Command('bench')
-  .description('Measures KubeBus. Without a name: all micro-benches, links and (as root) vpn.')
+  .description('Measures KubeBus. Without a name: all micro-benches, links, l4 and (as root) vpn.')
   .argument('[name...]', `one or more of: ${known.join(', ')}`)
   .option('--list', 'print the names and end')
   .option('--json', 'print the results as JSON, and nothing else, on standard output')
   .option('--markdown', 'print the tables for docs/benchmarks.md')
   .option('--update-docs', 'write the tables into docs/benchmarks.md')
   .option('--smoke', 'everything once and as short as possible: shows that it runs, not how fast')
-  .option('--seconds <n>', 'length of a micro case (default 1) and of a TCP run (default 3)', positive)
+  .option('--seconds <n>', 'length of a micro case (default 1) and of a TCP run (default 3; l4: 2)', positive)
   .option('--peers <names>', 'vpn: peers to compare with', list, [
     'nebula',
     'wireguard-go',
@@ -62,13 +64,14 @@ const program = new Command('bench')
   ])
   .option('--variants <names>', 'vpn: of KubeBus, tls and insecure', list, ['tls', 'insecure'])
   .option('--hops <n,n>', 'vpn: 2 = edge-hub-edge, 1 = edge-hub', list, ['2', '1'])
-  .option('--reps <n>', 'vpn: repetitions', positive, 3)
+  .option('--reps <n>', 'vpn and l4: repetitions', positive, 3)
   .option('--cc <name>', 'vpn: TCP congestion control in every namespace', 'cubic')
   .option('--full', 'vpn: all figures on one hop too')
   .option('--minutes <n>', 'vpn: begin no repetition that would end later', positive, 18)
   .option('--tries <n>', 'vpn: how often a figure is taken at most when other work runs', positive, 2)
   .option('--quiet <seconds>', 'vpn: longest wait for an idle machine before a figure', positive, 5)
   .addOption(new Option('--links <n>', 'links: idle links').argParser(positive).default(2_000))
+  .option('--parts <names>', `l4: of ${L4_PARTS.join(', ')}`, list, [...L4_PARTS])
   .addOption(new Option('--edges <n>', 'links: edges of the restart').argParser(positive).default(200));
 program.parse();
 const options = program.opts<Options>();
@@ -123,13 +126,29 @@ if (wants('links')) {
   }
 }
 
+if (wants('l4')) {
+  log('l4');
+  for (const part of options.parts)
+    if (!(L4_PARTS as readonly string[]).includes(part)) program.error(`unknown part '${part}'`, { exitCode: 2 });
+  try {
+    const { reps, seconds = 2 } = options;
+    const brief = smoke && program.getOptionValueSource('parts') === 'default';
+    const parts = brief ? options.parts.filter((part) => part !== 'compare') : options.parts;
+    report.l4 = await l4({ parts: parts as L4Part[], reps, seconds, smoke, log });
+    if (!options.json) process.stdout.write(`\n${l4Table(report.l4)}\n\n`);
+  } catch (error) {
+    failed = true;
+    log(`l4: FAILED: ${(error as Error).message}`);
+  }
+}
+
 if (wants('vpn')) {
   const obstacle = vpnObstacle();
   if (obstacle !== undefined) log(`vpn: skipped: ${obstacle}`);
   else await runVpn();
 }
 
-if (report.micro || report.links || report.vpn) finish();
+if (report.micro || report.links || report.l4 || report.vpn) finish();
 process.exit(failed ? 1 : 0);
 
 function runMicro(name: string): MicroResult[] {
@@ -202,6 +221,7 @@ function finish(): void {
   const sections: [string, string][] = [];
   if (report.vpn) sections.push(['vpn', vpnTables(report.vpn)]);
   if (report.links) sections.push(['links', linksTable(report.links)]);
+  if (report.l4) sections.push(['l4', l4Table(report.l4)]);
   if (report.micro) sections.push(['micro', microTable(report.micro)]);
   const body = (section: string) => `Measured ${machineLine(report)}.\n\n${section}`;
   if (options.markdown)

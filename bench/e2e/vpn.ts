@@ -156,7 +156,7 @@ async function oneRepetition(subject: Subject, options: VpnOptions, settings: Se
 }
 
 /** Users run the compiled package: without it the compiler's memory and start-up would be measured too. */
-function buildWhenStale(log: (line: string) => void): void {
+export function buildWhenStale(log: (line: string) => void): void {
   if (isBuilt()) return;
   log('  building dist/');
   const root = join(dirname(fileURLToPath(import.meta.url)), '../..');

@@ -1,0 +1,217 @@
+// The parts of the l4 bench that need namespaces: a node without a device against the kernel behind another node's TUN, through a
+// hub, beside kernel to kernel through the same hub; and the comparison subjects on the same cables.
+
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { kubebus, nodePki } from '../../examples/lab/command.js';
+import { type Lab, until } from '../../examples/lab/netns.js';
+import type { BulkFigure, LatencyFigure } from './l4-app.js';
+import type { JoinOrder, Order } from './l4-peer.js';
+import { CLOUD, EDGES, hubAddress } from './subjects.js';
+import { bringUp } from './topology.js';
+
+const TENANT = 'bench';
+const PEER = fileURLToPath(new URL('./l4-peer.ts', import.meta.url));
+/** Nodes without a device, in the same namespaces as the edges. */
+const USERS = ['user1', 'user2'] as const;
+
+/** A process of l4-peer.ts in a namespace. Gone with the lab. */
+export class Peer {
+  private settle: (reply: { result?: unknown; error?: string }) => void = () => {};
+
+  private constructor(private readonly child: ChildProcess) {
+    child.on('message', (reply: { result?: unknown; error?: string }) => this.settle(reply));
+    child.on('exit', (code) => this.settle({ error: `the process ended with code ${code}` }));
+  }
+
+  static start(lab: Lab, ns: string): Peer {
+    const node = [process.execPath, '--import', import.meta.resolve('tsx'), PEER];
+    const child = spawn('ip', ['netns', 'exec', lab.full(ns), ...node], {
+      stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
+    });
+    return new Peer(child);
+  }
+
+  /** One order at a time. */
+  async ask<T>(order: Order, timeoutMs = 60_000): Promise<T> {
+    const timer = setTimeout(() => this.settle({ error: `no answer in ${timeoutMs / 1_000} s` }), timeoutMs);
+    const reply = new Promise<{ result?: unknown; error?: string }>((resolve) => {
+      this.settle = resolve;
+    });
+    this.child.send(order);
+    const { result, error } = await reply;
+    clearTimeout(timer);
+    if (error !== undefined) throw new Error(`${order.do}: ${error}`);
+    return result as T;
+  }
+
+  async stop(): Promise<void> {
+    if (this.child.exitCode !== null || !this.child.connected) return;
+    const gone = once(this.child, 'exit');
+    this.child.disconnect();
+    await gone;
+  }
+}
+
+/** Cloud with a device, two edges with one each, and what is needed to start nodes without. */
+export interface Overlay {
+  readonly lab: Lab;
+  readonly cloud: string;
+  readonly edge2: string;
+  readonly joinOf: (user: (typeof USERS)[number], edge: 1 | 2) => JoinOrder;
+  down(): Promise<void>;
+}
+
+export async function startOverlay(insecure: boolean, congestion: string): Promise<Overlay> {
+  const lab = await bringUp('kbl-', congestion);
+  try {
+    const pki = join(lab.work, 'pki');
+    if (!insecure) {
+      const nodes = [...EDGES, ...USERS].map((node) => ({ tenant: TENANT, node }));
+      await nodePki(pki, [hubAddress(1), hubAddress(2)], nodes);
+    }
+    const files = (name: string) => ({
+      cert: join(pki, `${name}.crt`),
+      key: join(pki, `${name}.key`),
+      ca: join(pki, 'ca.crt'),
+    });
+    const flags = (name: string) => {
+      const { cert, key, ca } = files(name);
+      return insecure ? ['--insecure'] : ['--cert', cert, '--key', key, '--ca', ca];
+    };
+    const tun = ['--tenant', `${TENANT}=10.99.0.0/24`, '--tun', `${TENANT}=kb0`];
+    kubebus(lab, CLOUD, ['cloud', '--listen', '0.0.0.0:7443', ...tun, ...flags('cloud')]);
+    await lab.waitListen(CLOUD, 7443, 15_000);
+    const dial = (edge: number) => `kubebus://${hubAddress(edge)}:7443`;
+    for (const [i, edge] of EDGES.entries()) {
+      const who = insecure ? ['--tenant', TENANT, '--node', edge] : [];
+      kubebus(lab, edge, ['edge', '--cloud', dial(i + 1), '--tun', 'kb0', ...flags(`${TENANT}-${edge}`), ...who]);
+    }
+    const address = (ns: string) =>
+      until(`an address of kb0 in ${ns}\n${lab.logs()}`, 15_000, async () => (await lab.addresses(ns, 'kb0'))[0]);
+    const cloud = await address(CLOUD);
+    const edge2 = await address('edge2');
+    for (const ns of [CLOUD, 'edge2']) {
+      lab.spawn(ns, 'iperf3', ['-s']);
+      await lab.waitListen(ns, 5201);
+    }
+    await lab.waitPing('edge1', edge2);
+    return {
+      lab,
+      cloud,
+      edge2,
+      joinOf: (node, edge) => ({
+        cloud: dial(edge),
+        tenant: TENANT,
+        node,
+        ...(insecure ? {} : { tls: files(`${TENANT}-${node}`) }),
+      }),
+      down: () => lab.down(),
+    };
+  } catch (error) {
+    await lab.down();
+    throw error;
+  }
+}
+
+/** iperf3 to iperf3, kernel to kernel; Gbit/s received. */
+export async function kernelIperf(
+  lab: Lab,
+  ns: string,
+  host: string,
+  seconds: number,
+  reverse: boolean,
+): Promise<number> {
+  const args = ['-c', host, '-J', '-t', String(seconds), '--connect-timeout', '3000', ...(reverse ? ['-R'] : [])];
+  const { stdout, stderr } = await lab.run(ns, 'iperf3', args, { timeoutMs: (seconds + 15) * 1_000 });
+  const json = JSON.parse(stdout) as { error?: string; end?: { sum_received?: { bits_per_second: number } } };
+  const bits = json.end?.sum_received?.bits_per_second;
+  if (json.error !== undefined || bits === undefined) throw new Error(`iperf3: ${json.error ?? stderr}`);
+  return bits / 1e9;
+}
+
+export interface OverlayFigures {
+  /** Gbit/s, one sample per repetition: from edge1, and towards it. */
+  readonly kernelSend: number[];
+  readonly kernelReceive: number[];
+  readonly nodeSend: number[];
+  readonly nodeReceive: number[];
+  /** The same over one hop: to the cloud's own kernel. */
+  readonly kernelSend1: number[];
+  readonly nodeSend1: number[];
+  readonly nodeReceive1: number[];
+  /** CPU seconds per gigabyte of the node's process: sending and receiving over two hops. */
+  readonly cpuSend: number[];
+  readonly cpuReceive: number[];
+  /** Microseconds. */
+  readonly kernelLatency: LatencyFigure[];
+  readonly nodeLatency: LatencyFigure[];
+  readonly nodesLatency: LatencyFigure[];
+  /** Connections with one request each per second, node to kernel. */
+  readonly connections: number[];
+}
+
+const EMPTY = (): OverlayFigures => ({
+  kernelSend: [],
+  kernelReceive: [],
+  nodeSend: [],
+  nodeReceive: [],
+  kernelSend1: [],
+  nodeSend1: [],
+  nodeReceive1: [],
+  cpuSend: [],
+  cpuReceive: [],
+  kernelLatency: [],
+  nodeLatency: [],
+  nodesLatency: [],
+  connections: [],
+});
+
+export async function measureOverlay(overlay: Overlay, reps: number, seconds: number): Promise<OverlayFigures> {
+  const { lab, cloud, edge2 } = overlay;
+  const figures = EMPTY();
+  const kernel = Peer.start(lab, 'edge1');
+  const node = Peer.start(lab, 'edge1');
+  const far = Peer.start(lab, 'edge2');
+  const farNode = Peer.start(lab, 'edge2');
+  try {
+    await node.ask({ do: 'join', ...overlay.joinOf('user1', 1) });
+    const farAddress = await farNode.ask<string>({ do: 'join', ...overlay.joinOf('user2', 2) });
+    await kernel.ask({ do: 'kernel' });
+    const port = await far.ask<number>({ do: 'echo' });
+    const farPort = await farNode.ask<number>({ do: 'echo' });
+    const iperf = (host: string, reverse: boolean, time = seconds) =>
+      node.ask<BulkFigure>({ do: 'iperf', host, seconds: time, reverse });
+    const latency = (peer: Peer, host: string, to: number) =>
+      peer.ask<LatencyFigure>({ do: 'latency', host, port: to, seconds: Math.min(seconds, 2) });
+    // Warm: everybody's code is compiled, and the kernels know the path.
+    for (const reverse of [false, true]) {
+      await kernelIperf(lab, 'edge1', edge2, 1, reverse);
+      await iperf(edge2, reverse, 1);
+    }
+    for (let rep = 0; rep < reps; rep++) {
+      figures.kernelSend.push(await kernelIperf(lab, 'edge1', edge2, seconds, false));
+      const sent = await iperf(edge2, false);
+      figures.nodeSend.push(sent.gbps);
+      figures.cpuSend.push(sent.cpuPerGb);
+      figures.kernelReceive.push(await kernelIperf(lab, 'edge1', edge2, seconds, true));
+      const received = await iperf(edge2, true);
+      figures.nodeReceive.push(received.gbps);
+      figures.cpuReceive.push(received.cpuPerGb);
+      figures.kernelSend1.push(await kernelIperf(lab, 'edge1', cloud, seconds, false));
+      figures.nodeSend1.push((await iperf(cloud, false)).gbps);
+      figures.nodeReceive1.push((await iperf(cloud, true)).gbps);
+      figures.kernelLatency.push(await latency(kernel, edge2, port));
+      figures.nodeLatency.push(await latency(node, edge2, port));
+      figures.nodesLatency.push(await latency(node, farAddress, farPort));
+      figures.connections.push(
+        await node.ask<number>({ do: 'connections', host: edge2, port, seconds: Math.min(seconds, 2), parallel: 32 }),
+      );
+    }
+    return figures;
+  } finally {
+    await Promise.all([kernel, node, far, farNode].map((peer) => peer.stop()));
+  }
+}
