@@ -224,6 +224,7 @@ export class KubeBusCloud {
     return {
       addresses: this.addresses,
       accept: this.acceptor.stats(),
+      ...(this.state === null ? {} : { state: { path: this.state.path, failures: this.state.failures } }),
       tenants,
       nodes: this.nodes(),
       http: this.services.stats(),

@@ -36,13 +36,18 @@ export class Kubebus {
     });
   }
 
-  /** The first line of the log that matches; throws when the process ends without one. */
+  /** The first line of the log that matches; throws when the process ends without one, or goes on without it for ever. */
   async line(what: (line: Line) => boolean): Promise<Line> {
+    const patience = AbortSignal.timeout(45_000);
+    patience.addEventListener('abort', () => this.wake());
     for (;;) {
       const found = this.lines.find(what);
       if (found !== undefined) return found;
-      if (this.child.exitCode !== null || this.child.signalCode !== null)
-        throw new Error(`ended without the line: ${this.err}\n${this.lines.map((l) => l.msg).join('\n')}`);
+      const { exitCode, signalCode } = this.child;
+      if (exitCode !== null || signalCode !== null || patience.aborted) {
+        const log = this.lines.map((l) => `${l.code ?? ''} ${l.msg}`).join('\n');
+        throw new Error(`${patience.aborted ? 'still runs' : 'ended'} without the line: ${this.err}\n${log}`);
+      }
       await new Promise<void>((resolve) => this.waiting.push(resolve));
     }
   }
