@@ -24,11 +24,18 @@ import {
   UsageError,
   untilStopped,
 } from './common.js';
+import {
+  accessLogOf,
+  type CloudServiceFlags,
+  cloudServiceOptions,
+  gatewaysOf,
+  startCloudServices,
+} from './services.js';
 import { serveStatus } from './status.js';
 import { cloudOf, dateProblem, security, type TlsFiles } from './tls-files.js';
 import { duration } from './token.js';
 
-interface CloudFlags extends TlsFiles {
+interface CloudFlags extends TlsFiles, CloudServiceFlags {
   readonly listen: { host: string; port: number };
   readonly tenant?: readonly { tenant: string; pools: string[] }[];
   readonly tun?: readonly { tenant: string; device?: string }[];
@@ -79,7 +86,7 @@ function twice(values: readonly string[]): string | undefined {
 }
 
 export function cloudCommand(io: Io): Command {
-  return new Command('cloud')
+  const command = new Command('cloud')
     .description('run KubeBus@Cloud: accept the nodes of one or more tenants and route between them')
     .option('--listen <host:port>', 'address to listen on', hostPort, { host: '0.0.0.0', port: DEFAULT_PORT })
     .option(
@@ -109,6 +116,7 @@ export function cloudCommand(io: Io): Command {
     .option('--log-level <level>', 'debug, info, warn, error or silent', logLevel, 'info')
     .option('--config <file>', 'YAML file with the same options (flags win)')
     .action((flags: CloudFlags) => run(flags, io));
+  return cloudServiceOptions(command);
 }
 
 async function run(o: CloudFlags, io: Io): Promise<void> {
@@ -197,6 +205,8 @@ async function serve(
     name: o.name ?? own,
     mtu: o.mtu,
     logger,
+    gateways: gatewaysOf(o),
+    http: accessLogOf(o, io.out),
     ...(o.state === undefined ? {} : { stateDir: o.state }),
     ...(authority === null ? {} : { authority }),
   });
@@ -214,7 +224,10 @@ async function serve(
       };
       servers.push(await serveAdmin(adminPath(o.state), { cloud, authority, drain }));
     }
-    logger.info({ addresses: cloud.addresses, tenants: Object.keys(tenants) }, 'cloud up');
+    const listeners = await startCloudServices(cloud, o);
+    const { addresses } = cloud;
+    const names = Object.keys(tenants);
+    logger.info({ addresses, tenants: names, ...(listeners.length > 0 ? { listeners } : {}) }, 'cloud up');
     await untilStopped(AbortSignal.any([io.stop, drained.signal]));
   } finally {
     for (const server of servers) server.close();

@@ -19,11 +19,12 @@ import {
   UsageError,
   untilStopped,
 } from './common.js';
+import { accessLogOf, type NodeServiceFlags, nodeServiceOptions, startNodeServices } from './services.js';
 import { startSnat } from './snat.js';
 import { serveStatus } from './status.js';
 import { dateProblem, nodeOf, type Security, security, type TlsFiles } from './tls-files.js';
 
-interface NodeFlags extends TlsFiles {
+interface NodeFlags extends TlsFiles, NodeServiceFlags {
   readonly join?: string;
   readonly cloud?: readonly string[];
   readonly tenant?: string;
@@ -78,6 +79,7 @@ export function nodeCommand(kind: 'edge' | 'router', io: Io): Command {
     .option('--log-level <level>', 'debug, info, warn, error or silent', logLevel, 'info')
     .option('--config <file>', 'YAML file with the same options (flags win)')
     .action((flags: NodeFlags) => run(kind, flags, io));
+  nodeServiceOptions(command);
   if (kind === 'router')
     command.option('--snat', "translate sources to this host's address towards the advertised subnets");
   return command;
@@ -202,6 +204,7 @@ async function run(kind: 'edge' | 'router', o: NodeFlags, io: Io): Promise<void>
       mtu: o.mtu,
       logger,
       signal: io.stop,
+      http: accessLogOf(o, io.out),
     });
     const joined = running;
     ends.push(() => joined.stop());
@@ -214,8 +217,9 @@ async function run(kind: 'edge' | 'router', o: NodeFlags, io: Io): Promise<void>
         ends.push(() => snat.stop());
       }
     }
-    const { tenant, node } = joined;
-    logger.info({ tenant, node, addresses: joined.addresses, device: joined.device }, `${kind} up`);
+    const listeners = await startNodeServices(joined, o);
+    const { tenant, node, addresses, device } = joined;
+    logger.info({ tenant, node, addresses, device, ...(listeners.length > 0 ? { listeners } : {}) }, `${kind} up`);
     await Promise.race([stopped, sentAway(joined)]);
   } catch (error) {
     if (!io.stop.aborted) throw error;

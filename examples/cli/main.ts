@@ -8,6 +8,7 @@ import { cloudCommand } from './cloud.js';
 import { type Io, message, UsageError } from './common.js';
 import { expandConfig } from './config.js';
 import { nodeCommand } from './edge.js';
+import { servicesCommand } from './services.js';
 import { statusCommand } from './status.js';
 import { nodesCommand, tokenCommand } from './token.js';
 
@@ -22,6 +23,7 @@ export async function main(argv: readonly string[], io: Io): Promise<number> {
     .addCommand(statusCommand(io))
     .addCommand(tokenCommand(io))
     .addCommand(nodesCommand(io))
+    .addCommand(servicesCommand(io))
     .addCommand(caCommand(io));
   quiet(program, io);
   try {

@@ -35,7 +35,7 @@ export type { TlsOptions } from './driver/tls.js';
 export type { TunnelListener } from './driver/tunnels.js';
 export { DEFAULT_UPSTREAM_LIMITS, Upstream, type UpstreamLimits } from './driver/upstream.js';
 export { HttpFailure } from './failure.js';
-export { Metrics, type Traffic } from './metrics.js';
+export { Metrics, prometheusText, type Traffic } from './metrics.js';
 export type { Rate } from './rate-limit.js';
 export { Registry, type RegistryLimits } from './registry.js';
 export type { NodeServices, ServiceInfo } from './service.js';

@@ -57,60 +57,63 @@ export class Metrics {
     return [...this.services.values()];
   }
 
-  /** Text exposition of Prometheus. */
   prometheus(): string {
-    const lines: string[] = [];
-    const family = (name: string, type: string, help: string, rows: readonly string[]) => {
-      lines.push(`# HELP kubebus_http_${name} ${help}`, `# TYPE kubebus_http_${name} ${type}`);
-      for (const row of rows) lines.push(`kubebus_http_${name}${row}`);
-    };
-    const all = this.list();
-    const labels = (t: Traffic, more = '') => `tenant="${t.tenant}",node="${t.node}",service="${t.service}"${more}`;
-    family(
-      'requests_total',
-      'counter',
-      'Requests by class of status; 0xx: the caller went away.',
-      all.flatMap((t) => t.statuses.map((n, i) => `{${labels(t, `,status="${i}xx"`)}} ${n}`)),
-    );
-    family(
-      'received_bytes_total',
-      'counter',
-      'Bytes of request bodies.',
-      all.map((t) => `{${labels(t)}} ${t.bytesIn}`),
-    );
-    family(
-      'sent_bytes_total',
-      'counter',
-      'Bytes of answers.',
-      all.map((t) => `{${labels(t)}} ${t.bytesOut}`),
-    );
-    family(
-      'active',
-      'gauge',
-      'Requests and tunnels in progress.',
-      all.map((t) => `{${labels(t)}} ${t.active}`),
-    );
-    family(
-      'duration_seconds',
-      'histogram',
-      'From the head of the request to the end of the answer.',
-      all.flatMap((t) => {
-        let sum = 0;
-        const rows = t.buckets.map((n, i) => {
-          sum += n;
-          return `_bucket{${labels(t, `,le="${DURATION_BUCKETS[i] ?? '+Inf'}"`)}} ${sum}`;
-        });
-        return [...rows, `_sum{${labels(t)}} ${t.seconds}`, `_count{${labels(t)}} ${sum}`];
-      }),
-    );
-    family(
-      'refused_total',
-      'counter',
-      'Requests that reached no service.',
-      [...this.refused].map(([code, n]) => `{code="${code}"} ${n}`),
-    );
-    return `${lines.join('\n')}\n`;
+    return prometheusText(this.list(), this.refused);
   }
+}
+
+/** Text exposition of Prometheus. */
+export function prometheusText(all: readonly Traffic[], refused: Iterable<readonly [string, number]>): string {
+  const lines: string[] = [];
+  const family = (name: string, type: string, help: string, rows: readonly string[]) => {
+    lines.push(`# HELP kubebus_http_${name} ${help}`, `# TYPE kubebus_http_${name} ${type}`);
+    for (const row of rows) lines.push(`kubebus_http_${name}${row}`);
+  };
+  const labels = (t: Traffic, more = '') => `tenant="${t.tenant}",node="${t.node}",service="${t.service}"${more}`;
+  family(
+    'requests_total',
+    'counter',
+    'Requests by class of status; 0xx: the caller went away.',
+    all.flatMap((t) => t.statuses.map((n, i) => `{${labels(t, `,status="${i}xx"`)}} ${n}`)),
+  );
+  family(
+    'received_bytes_total',
+    'counter',
+    'Bytes of request bodies.',
+    all.map((t) => `{${labels(t)}} ${t.bytesIn}`),
+  );
+  family(
+    'sent_bytes_total',
+    'counter',
+    'Bytes of answers.',
+    all.map((t) => `{${labels(t)}} ${t.bytesOut}`),
+  );
+  family(
+    'active',
+    'gauge',
+    'Requests and tunnels in progress.',
+    all.map((t) => `{${labels(t)}} ${t.active}`),
+  );
+  family(
+    'duration_seconds',
+    'histogram',
+    'From the head of the request to the end of the answer.',
+    all.flatMap((t) => {
+      let sum = 0;
+      const rows = t.buckets.map((n, i) => {
+        sum += n;
+        return `_bucket{${labels(t, `,le="${DURATION_BUCKETS[i] ?? '+Inf'}"`)}} ${sum}`;
+      });
+      return [...rows, `_sum{${labels(t)}} ${t.seconds}`, `_count{${labels(t)}} ${sum}`];
+    }),
+  );
+  family(
+    'refused_total',
+    'counter',
+    'Requests that reached no service.',
+    [...refused].map(([code, n]) => `{code="${code}"} ${n}`),
+  );
+  return `${lines.join('\n')}\n`;
 }
 
 export function observe(traffic: Traffic, seconds: number, status: number, bytesIn: number, bytesOut: number): void {
