@@ -102,7 +102,7 @@ function identity(o: NodeFlags, certificate: Security['certificate']): { tenant:
   return { tenant: found.tenant, node: found.node };
 }
 
-type Common = Pick<NodeOptions, 'connections' | 'advertise' | 'tun' | 'mtu' | 'logger' | 'signal'>;
+type Common = Pick<NodeOptions, 'connections' | 'advertise' | 'tun' | 'mtu' | 'logger' | 'signal' | 'http'>;
 
 interface Who {
   /** As far as it is known before joining. */
