@@ -1,7 +1,7 @@
 // Edge: net.Socket over a TcpHandle, the same split as Node's own lib/net.js: the stream here, the connection there.
 // What differs from node:net, and why, is in docs/guides/sockets.md.
 
-import { type BlockList, isIP } from 'node:net';
+import type { BlockList } from 'node:net';
 import { Duplex, type DuplexOptions } from 'node:stream';
 import { MS } from '../core/index.js';
 import { formatAddress } from '../l3/index.js';
@@ -290,11 +290,11 @@ export class Socket extends Duplex implements HandleOwner {
     this.connecting = true;
     this.connector = new Connector(this.context, request, {
       onLookup: (error, address, family, host) => this.emit('lookup', error, address, family || undefined, host),
-      onAttempt: (handle, address, port, family) => {
+      onAttempt: (handle, address, port, family, several) => {
         this._handle = handle;
         if (!this.wantsRef) handle.unref();
         this.emit('connectionAttempt', address, port, family);
-        if (request.autoSelectFamily && isIP(request.host) === 0) {
+        if (several) {
           this.autoSelectFamilyAttemptedAddresses ??= [];
           this.autoSelectFamilyAttemptedAddresses.push(`${address}:${port}`);
         }

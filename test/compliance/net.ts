@@ -1273,3 +1273,147 @@ it('net.Server is an EventEmitter that can be given connections by hand', async 
   server.emit('connection', fake);
   t.is((await got)[0], fake);
 });
+
+// ---- several addresses
+
+const ATTEMPTS = [
+  'connectionAttempt',
+  'connectionAttemptFailed',
+  'connectionAttemptTimeout',
+  'lookup',
+  'connect',
+  'error',
+];
+
+/** What happens, with the arguments that are the same everywhere. */
+function attempts(socket: Socket): string[] {
+  const told: string[] = [];
+  for (const name of ATTEMPTS) {
+    socket.on(name, (...args: unknown[]) => {
+      const shown = name === 'lookup' ? args.slice(1, 3) : args;
+      told.push([name, ...shown.map((a) => (a instanceof Error ? (a as SystemError).code : a))].join(' '));
+    });
+  }
+  return told;
+}
+
+const answers =
+  (...addresses: { address: string; family: number }[]): NonNullable<NodeNet.TcpNetConnectOpts['lookup']> =>
+  (_name, options, callback) => {
+    setImmediate(() => {
+      if (options.all) (callback as (error: null, all: typeof addresses) => void)(null, addresses);
+      else callback(null, addresses[0]!.address, addresses[0]!.family);
+    });
+  };
+
+it('several addresses: the one that refuses is told, the next one is taken', async (t, w) => {
+  const server = w.server.createServer((s) => s.end());
+  const port = await listen(server, w.host);
+  const lookup = answers({ address: w.host6, family: 6 }, { address: w.host, family: 4 });
+  const client = w.client.connect({ port, host: 'some.name', lookup, autoSelectFamily: true });
+  const told = attempts(client);
+  client.resume();
+  await closed(client);
+  t.deepEqual(told, [
+    `lookup ${w.host6} 6`,
+    `lookup ${w.host} 4`,
+    `connectionAttempt ${w.host6} ${port} 6`,
+    `connectionAttemptFailed ${w.host6} ${port} 6 ECONNREFUSED`,
+    `connectionAttempt ${w.host} ${port} 4`,
+    'connect',
+  ]);
+  t.deepEqual(client.autoSelectFamilyAttemptedAddresses, [`${w.host6}:${port}`, `${w.host}:${port}`]);
+  server.close();
+});
+
+it('several addresses that all refuse: an AggregateError with one error each', async (t, w) => {
+  const port = await closedPort(w);
+  const lookup = answers({ address: w.host6, family: 6 }, { address: w.host, family: 4 });
+  const client = w.client.connect({ port, host: 'some.name', lookup, autoSelectFamily: true });
+  const told = attempts(client);
+  const [error] = (await once(client, 'error')) as [AggregateError & SystemError];
+  t.true(error instanceof AggregateError);
+  t.is(error.code, 'ECONNREFUSED');
+  t.deepEqual(
+    error.errors.map((e: SystemError) => [e.code, e.syscall, e.address, e.port]),
+    [
+      ['ECONNREFUSED', 'connect', w.host6, port],
+      ['ECONNREFUSED', 'connect', w.host, port],
+    ],
+  );
+  t.is(told.at(-1), 'error ECONNREFUSED');
+});
+
+it('families take turns, and an address is tried once', async (t, w) => {
+  const port = await closedPort(w);
+  const four = { address: w.host, family: 4 };
+  const lookup = answers(four, four, { address: w.clientHost, family: 4 }, { address: w.host6, family: 6 });
+  const client = w.client.connect({ port, host: 'some.name', lookup, autoSelectFamily: true });
+  await once(client, 'error');
+  const wanted = [`${w.host}:${port}`, `${w.host6}:${port}`];
+  if (w.clientHost !== w.host) wanted.push(`${w.clientHost}:${port}`);
+  t.deepEqual(client.autoSelectFamilyAttemptedAddresses, wanted);
+});
+
+it('one address: attempt and failure are told, no list is kept', async (t, w) => {
+  const port = await closedPort(w);
+  const lookup = answers({ address: w.host, family: 4 });
+  const client = w.client.connect({ port, host: 'some.name', lookup, autoSelectFamily: true });
+  const told = attempts(client);
+  await once(client, 'error');
+  t.deepEqual(told, [
+    `lookup ${w.host} 4`,
+    `connectionAttempt ${w.host} ${port} 4`,
+    `connectionAttemptFailed ${w.host} ${port} 4 ECONNREFUSED`,
+    'error ECONNREFUSED',
+  ]);
+  t.falsy(client.autoSelectFamilyAttemptedAddresses);
+});
+
+it('an address: attempt and failure are told without lookup', async (t, w) => {
+  const port = await closedPort(w);
+  const client = w.client.connect(port, w.host);
+  const told = attempts(client);
+  await once(client, 'error');
+  t.deepEqual(told, [
+    `connectionAttempt ${w.host} ${port} 4`,
+    `connectionAttemptFailed ${w.host} ${port} 4 ECONNREFUSED`,
+    'error ECONNREFUSED',
+  ]);
+});
+
+it('family chooses among the answers; a lookup that answers nonsense is an error', async (t, w) => {
+  const server = w.server.createServer((s) => s.end());
+  const port = await listen(server, w.host6);
+  const client = w.client.connect({
+    port,
+    host: 'some.name',
+    family: 6,
+    lookup: (_name, options, callback) => {
+      t.is(options.family, 6);
+      t.falsy(options.all);
+      callback(null, w.host6, 6);
+    },
+  });
+  client.resume();
+  await closed(client);
+  t.is(client.bytesRead, 0);
+  const wrong = w.client.connect({
+    port,
+    host: 'some.name',
+    autoSelectFamily: false,
+    lookup: (_name, _options, callback) => callback(null, 'not an address', 4),
+  });
+  t.is(((await once(wrong, 'error')) as [SystemError])[0].code, 'ERR_INVALID_IP_ADDRESS');
+  server.close();
+});
+
+it('a block list of the client: ERR_IP_BLOCKED', async (t, w) => {
+  const blockList = new w.client.BlockList();
+  blockList.addAddress(w.host);
+  const options = { port: 9, host: w.host, blockList };
+  const client = w.client.connect(options);
+  const [error] = (await once(client, 'error')) as [SystemError];
+  // Node knows the option since version 22.13.
+  t.true(error.code === 'ERR_IP_BLOCKED' || error.code === 'ECONNREFUSED', error.code);
+});

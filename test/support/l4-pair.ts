@@ -11,6 +11,8 @@ export interface WorldOptions extends NetOptions {
   readonly mtu?: number;
   /** Super-packets cross whole. **Default:** false. */
   readonly offload?: boolean;
+  /** The hub has addresses, and so says what it cannot deliver. **Default:** false: it is silent. */
+  readonly gateway?: boolean;
   /** Frames for which it returns true are lost. */
   readonly lose?: (bytes: Uint8Array, off: number) => boolean;
 }
@@ -60,8 +62,9 @@ export interface World {
 
 /** `count` nodes with 10.80.0.1, fd80::1 and so on, around a hub. */
 export function makeWorld(count: number, options: WorldOptions = {}): World {
-  const { mtu = 1400, offload = false, lose, ...net } = options;
+  const { mtu = 1400, offload = false, gateway = false, lose, ...net } = options;
   const hub = new Router({ defer: setImmediate }).addVrf('test');
+  if (gateway) hub.setAddresses([parseAddress('10.80.0.254'), parseAddress('fd80::fe')]);
   const wires: Wire[][] = [];
   const ports: { update(change: { up?: boolean }): void }[][] = [];
   const names = new Map<string, string[]>();

@@ -41,7 +41,8 @@ export interface ConnectRequest {
 export interface ConnectObserver {
   onLookup(error: Error | null, address: string | undefined, family: number, host: string): void;
   /** A new attempt; the handle is the one that counts from now on. */
-  onAttempt(handle: TcpHandle, address: string, port: number, family: number): void;
+  /** `several`: there are more addresses than this one. */
+  onAttempt(handle: TcpHandle, address: string, port: number, family: number, several: boolean): void;
   onAttemptFailed(address: string, port: number, family: number, error: Error): void;
   onAttemptTimeout(address: string, port: number, family: number): void;
   onConnected(handle: TcpHandle): void;
@@ -136,7 +137,7 @@ export class Connector {
       return;
     }
     for (const c of usable) this.observer.onLookup(null, c.address, c.family, this.request.host);
-    process.nextTick(() => this.attempt(this.request.autoSelectFamily ? usable : usable.slice(0, 1), 0));
+    process.nextTick(() => this.attempt(this.request.autoSelectFamily ? takingTurns(usable) : usable.slice(0, 1), 0));
   }
 
   /** One candidate after the other; the last one may take as long as TCP takes. */
@@ -186,7 +187,7 @@ export class Connector {
       // The abort that follows fails the attempt.
       onStop: () => {},
     });
-    this.observer.onAttempt(handle, address, port, family);
+    this.observer.onAttempt(handle, address, port, family, candidates.length > 1);
   }
 
   /** The connection to come, or the code of why there is none. */
@@ -213,7 +214,7 @@ export class Connector {
     this.timer?.cancel();
     if (this.stopped) return;
     this.errors.push(error);
-    if (candidates.length > 1) this.observer.onAttemptFailed(address, this.request.port, family, error);
+    this.observer.onAttemptFailed(address, this.request.port, family, error);
     if (index + 1 < candidates.length) {
       this.attempt(candidates, index + 1);
       return;
@@ -227,6 +228,18 @@ export class Connector {
     this.stopped = true;
     this.observer.onFailed(error);
   }
+}
+
+/** Each address once, the families in turns, that of the first one first: as Node. */
+function takingTurns(candidates: readonly Candidate[]): Candidate[] {
+  const once = candidates.filter((c, i) => candidates.findIndex((d) => d.address === c.address) === i);
+  const first = once.filter((c) => c.family === once[0]?.family);
+  const second = once.filter((c) => c.family !== once[0]?.family);
+  const out: Candidate[] = [];
+  for (let i = 0; i < once.length; i++) {
+    for (const list of [first, second]) if (list[i] !== undefined) out.push(list[i]!);
+  }
+  return out;
 }
 
 /** Checks what `connect` was given, as Node does before anything asynchronous happens. */
