@@ -21,7 +21,15 @@ import {
   type Target,
 } from './http-proxy/index.js';
 import { loadDefaultTransport, NodeIdentity, type ServiceDialer } from './join/index.js';
-import { dialLink, isName, type Link, type LinkOptions, type TlsSource, type Transport } from './l2/index.js';
+import {
+  type DialOptions,
+  dialLink,
+  isName,
+  type Link,
+  type LinkOptions,
+  type TlsSource,
+  type Transport,
+} from './l2/index.js';
 import {
   attachLink,
   type ControlLimits,
@@ -86,7 +94,7 @@ export interface NodeOptions {
   readonly random?: Random;
   /** How join() waits for the first assignment; abort it to give up. **Default:** for ever, over retries. */
   readonly signal?: AbortSignal;
-  readonly link?: LinkOptions;
+  readonly link?: LinkOptions & Pick<DialOptions, 'addressDelay' | 'betterAfter' | 'connectTimeout' | 'backoff'>;
   /** Of the HTTP layer. */
   readonly http?: NodeHttpOptions;
   /** What is taken from the cloud. */

@@ -72,6 +72,8 @@ export interface ByteStream {
   /** Once the stream is over: bytes taken by `write` that did not get out. */
   readonly lost?: number;
   readonly datagrams?: DatagramPath | undefined;
+  /** Set where a better way than this one was wanted and not to be had: why. The dialer tries again for it later. */
+  compromise?: string;
   pause(): void;
   resume(): void;
   /** Sends what is pending, then ends; `destroy` drops it. `onClose` follows either. */

@@ -44,7 +44,7 @@ const at = (i: Import) => `${i.from}:${i.line} imports ${i.to}`;
 const EDGE = [
   /(^|\/)driver\.ts$/,
   /\/driver\//,
-  /^lib\/core\/(clock|random|slab)\.ts$/,
+  /^lib\/core\/(clock|race|random|slab)\.ts$/,
   /^lib\/l3\/(tun|netconfig|state-file|host-ports)\.ts$/,
   /^lib\/l4\/(net|socket|server|dgram|net-like)\.ts$/,
   /^lib\/l2\/middleware\/pcap\.ts$/,

@@ -1,18 +1,18 @@
 // Edge: a link that dials, and dials again for ever until it is closed or told to stay away.
 
-import { KubeBusError, type Micros, MS, SECOND, type Timer } from '../../core/index.js';
+import { KubeBusError, type Micros, MS, RaceError, race, SECOND, type Timer } from '../../core/index.js';
 import { Backoff, type BackoffOptions, DEFAULT_BACKOFF } from '../backoff.js';
 import { type HelloInfo, sameBytes } from '../connection-machine.js';
 import { type GoodbyeInfo, goodbyeFrame } from '../goodbye.js';
 import type { Link } from '../link.js';
-import type { PeerIdentity, Transport } from '../transport.js';
+import type { ByteStream, PeerIdentity, Transport } from '../transport.js';
 import { BaseLink } from './base-link.js';
 import { Connection, type ConnectionEvents } from './connection.js';
 import { type LinkOptions, type ResolvedOptions, resolveOptions } from './options.js';
 
 export interface DialOptions extends LinkOptions {
   readonly transport: Transport;
-  /** Tried in turn, from the one that worked last. */
+  /** Tried from the one that worked last on, each `addressDelay` after the one before; the first to answer is taken. */
   readonly addresses: readonly string[];
   readonly tenant: string;
   readonly node: string;
@@ -20,6 +20,10 @@ export interface DialOptions extends LinkOptions {
   readonly connections?: number;
   /** For one attempt, TLS included. **Default:** 10 s. */
   readonly connectTimeout?: Micros;
+  /** Head start of one address before the next is tried beside it (RFC 8305 §5). **Default:** 250 ms. */
+  readonly addressDelay?: Micros;
+  /** A connection that is a compromise (UDP was blocked, say) is left for a better one, which is tried for so often. **Default:** 5 min. */
+  readonly betterAfter?: Micros;
   readonly backoff?: BackoffOptions;
 }
 
@@ -80,10 +84,18 @@ class DialledLink extends BaseLink implements ConnectionEvents {
     return this.options.addresses[this.preferred]!;
   }
 
+  /** Where an attempt may go, the best first: anywhere, but all connections of a link end in one process. */
+  get candidates(): readonly string[] {
+    const { addresses } = this.options;
+    if (this.open.length > 0) return [this.address];
+    return addresses.map((_, i) => addresses[(this.preferred + i) % addresses.length]!);
+  }
+
   /** An attempt at `address` failed: the next one, of whatever slot, goes elsewhere, unless the link is up there. */
   avoid(address: string): void {
-    if (this.open.length > 0 || address !== this.address) return;
-    this.preferred = (this.preferred + 1) % this.options.addresses.length;
+    if (this.open.length > 0) return;
+    const { addresses } = this.options;
+    this.preferred = (addresses.indexOf(address) + 1) % addresses.length;
   }
 
   hello(connection: number): HelloInfo {
@@ -104,7 +116,7 @@ class DialledLink extends BaseLink implements ConnectionEvents {
   onHello(): void {}
 
   onOpen(connection: Connection, hello: HelloInfo): void {
-    const slot = this.slots.find((s) => s.connection === connection)!;
+    const slot = this.slots.find((s) => s.connection === connection || s.better === connection)!;
     // All connections of a link end in one process; and none that was begun for the link before belongs to this one.
     const same = this.open.length === 0 || sameBytes(this.peerInstance, hello.instance);
     if (!same || slot.session !== this.session) {
@@ -118,6 +130,7 @@ class DialledLink extends BaseLink implements ConnectionEvents {
     this.peer = identity.authenticated ? identity : { ...identity, tenant: hello.tenant, node: hello.node };
     this.addConnection(connection, this.slots.length);
     this.preferred = Math.max(0, this.options.addresses.indexOf(slot.address));
+    slot.opened(connection);
     this.setState('up');
   }
 
@@ -125,6 +138,7 @@ class DialledLink extends BaseLink implements ConnectionEvents {
     const wasUp = this.open.length > 0;
     this.removeConnection(connection);
     if (wasUp && this.open.length === 0) this.session++;
+    this.slots.find((slot) => slot.better === connection)?.noBetter();
     this.slots.find((slot) => slot.connection === connection)?.lost(reason, goodbye);
   }
 
@@ -137,12 +151,15 @@ class DialledLink extends BaseLink implements ConnectionEvents {
 /** One connection of the link, for ever. */
 class Slot {
   connection: Connection | null = null;
+  /** Takes the place of `connection` once it is open. */
+  better: Connection | null = null;
   /** Of the current or last attempt. */
   address = '';
   session = 0;
   private readonly backoff: Backoff;
   private attempting: AbortController | null = null;
   private timer: Timer | null = null;
+  private betterTimer: Timer | null = null;
   private stopped = false;
 
   constructor(
@@ -165,13 +182,56 @@ class Slot {
   stop(reason: KubeBusError): void {
     this.stopped = true;
     this.timer?.cancel();
+    this.betterTimer?.cancel();
     this.attempting?.abort();
+    this.better?.close(reason);
     this.connection?.close(reason);
+  }
+
+  /** Open: the wait for a better way begins anew, or is over. */
+  opened(connection: Connection): void {
+    if (connection === this.better) {
+      const before = this.connection;
+      this.connection = connection;
+      this.better = null;
+      // The cloud, too, lets it go; what it has taken goes out first.
+      before?.close(new KubeBusError('ERR_PEER_GOODBYE', 'a better connection took over'));
+    }
+    const { compromise, remote } = connection.stream;
+    const { logger } = this.link.resolved;
+    if (compromise === undefined) return;
+    logger.warn({ remote }, `not the way that was wanted first: ${compromise}; it is tried again later`);
+    this.noBetter();
+  }
+
+  /** There is none now: later, perhaps. */
+  noBetter(): void {
+    this.better = null;
+    this.betterTimer?.cancel();
+    if (this.stopped) return;
+    const { resolved, options } = this.link;
+    const after = options.betterAfter ?? 300 * SECOND;
+    // Jitter: nodes that lost UDP together do not come back together.
+    const wait = after * (0.75 + resolved.random.float() / 2);
+    this.betterTimer = resolved.clock.at(resolved.clock.now() + wait, () => void this.tryBetter());
+  }
+
+  private async tryBetter(): Promise<void> {
+    const current = this.connection;
+    if (this.stopped || this.attempting !== null || current?.stream.compromise === undefined) return;
+    const stream = await this.reach([this.address]).catch(() => null);
+    if (stream === null) return this.noBetter();
+    if (this.stopped || this.connection !== current || stream.compromise !== undefined) {
+      stream.destroy();
+      return this.noBetter();
+    }
+    this.better = this.begin(stream);
   }
 
   lost(reason: KubeBusError, goodbye: GoodbyeInfo | null): void {
     const lived = this.link.resolved.clock.now() - this.connection!.opened > LIVED;
     this.connection = null;
+    this.betterTimer?.cancel();
     if (this.stopped) return;
     if (lived) this.backoff.reset();
     else this.link.avoid(this.address);
@@ -189,21 +249,43 @@ class Slot {
   }
 
   private async attempt(): Promise<void> {
-    const { options, resolved, address } = this.link;
-    this.address = address;
+    const { candidates } = this.link;
+    this.address = candidates[0]!;
+    const stream = await this.reach(candidates);
+    if (this.stopped) return stream.destroy();
+    this.connection = this.begin(stream);
+  }
+
+  private begin(stream: ByteStream): Connection {
+    const hello = this.link.hello(this.index);
+    this.session = hello.session;
+    // A certificate names the cloud; it is not the tenant and node of a hello.
+    return new Connection(stream, 'dialer', hello, this.link.resolved.connection, this.link);
+  }
+
+  /** A stream to one of the addresses, which becomes `address`. */
+  private async reach(addresses: readonly string[]): Promise<ByteStream> {
+    const { options, resolved } = this.link;
+    const { clock } = resolved;
     const attempting = new AbortController();
     this.attempting = attempting;
-    const timer = resolved.clock.at(resolved.clock.now() + (options.connectTimeout ?? 10 * SECOND), () =>
-      attempting.abort(),
-    );
+    const timer = clock.at(clock.now() + (options.connectTimeout ?? 10 * SECOND), () => attempting.abort());
+    const farewell = (reason: KubeBusError) => goodbyeFrame(reason.code, reason.message);
     try {
-      const farewell = (reason: KubeBusError) => goodbyeFrame(reason.code, reason.message);
-      const stream = await options.transport.dial(address, attempting.signal, farewell);
-      if (this.stopped) return stream.destroy();
-      const hello = this.link.hello(this.index);
-      this.session = hello.session;
-      // A certificate names the cloud; it is not the tenant and node of a hello.
-      this.connection = new Connection(stream, 'dialer', hello, resolved.connection, this.link);
+      if (addresses.length === 1) return await options.transport.dial(addresses[0]!, attempting.signal, farewell);
+      const attempts = addresses.map((address) => ({
+        headStart: options.addressDelay ?? 250 * MS,
+        start: (signal: AbortSignal) => options.transport.dial(address, signal, farewell),
+      }));
+      const { value, winner, failures } = await race(attempts, clock, attempting.signal, (late) => late.destroy());
+      // An address that did not work is said, though another did.
+      for (const failure of failures) if (failure instanceof KubeBusError) this.link.failed(failure);
+      this.address = addresses[winner]!;
+      return value;
+    } catch (error) {
+      if (!(error instanceof RaceError)) throw error;
+      // One that answered and refused says more than those that did not answer.
+      throw error.errors.find((e) => e instanceof KubeBusError && e.code !== 'ERR_CONNECT') ?? error.errors[0]!;
     } finally {
       timer.cancel();
       this.attempting = null;

@@ -1,0 +1,127 @@
+// QUIC first, TCP when UDP is blocked, and QUIC again when it is not: on real sockets, with a path that can be closed to UDP.
+import { once } from 'node:events';
+import net from 'node:net';
+import test, { type ExecutionContext } from 'ava';
+import { MS } from '../../lib/core/index.js';
+import { KubeBusCloud, KubeBusNode } from '../../lib/index.js';
+import { cloudNames, createAuthority, nodeNames } from '../../lib/join/driver/pki.js';
+import { anyTransport } from '../../transports/any.js';
+import { quicTransport } from '../../transports/quic.js';
+import { tcpTransport } from '../../transports/tcp.js';
+import { transfer } from '../support/transfer.js';
+import { udpRelay } from '../support/udp-relay.js';
+
+const ca = await createAuthority('test CA');
+const issued = await ca.issue({ name: 'cloud', days: 1, names: cloudNames('cloud', ['127.0.0.1']), server: true });
+const cloudTls = { ca: ca.cert, ...issued };
+const nodeTls = async (node: string) => ({
+  ca: ca.cert,
+  ...(await ca.issue({ name: node, days: 1, names: nodeNames('acme', node, []) })),
+});
+
+/** A cloud on TCP and QUIC, and one port on which both are reached. */
+async function setup(t: ExecutionContext) {
+  const listen = { host: '127.0.0.1', port: 0 };
+  const cloud = await KubeBusCloud.start({
+    transports: [tcpTransport({ listen, tls: cloudTls }), quicTransport({ listen, tls: cloudTls })],
+    tenants: { acme: { pools: ['10.80.0.0/16'] } },
+  });
+  t.teardown(() => cloud.stop());
+  const [tcpPort, udpPort] = cloud.addresses.map((address) => Number(new URL(address).port)) as [number, number];
+  const udp = await udpRelay(udpPort);
+  t.teardown(() => udp.close());
+  const relayed = new Set<net.Socket>();
+  const tcp = net.createServer((front) => {
+    const back = net.connect(tcpPort, '127.0.0.1');
+    for (const socket of [front, back]) {
+      relayed.add(socket);
+      socket.on('error', () => {});
+    }
+    front.on('close', () => back.destroy());
+    back.on('close', () => front.destroy());
+    front.pipe(back).pipe(front);
+  });
+  tcp.listen(udp.port, '127.0.0.1');
+  await once(tcp, 'listening');
+  t.teardown(() => {
+    tcp.close();
+    for (const socket of relayed) socket.destroy();
+  });
+  const join = async (node: string, options: Partial<Parameters<typeof KubeBusNode.join>[0]> = {}) => {
+    const tls = await nodeTls(node);
+    const joined = await KubeBusNode.join({
+      cloud: [`kubebus://127.0.0.1:${udp.port}`],
+      transport: anyTransport({ transports: [quicTransport({ tls }), tcpTransport({ tls })], headStart: 300 * MS }),
+      tenant: 'acme',
+      node,
+      ...options,
+    });
+    t.teardown(() => joined.stop());
+    return joined;
+  };
+  return { cloud, udp, tcp, join };
+}
+
+test('QUIC where UDP passes', async (t) => {
+  const { join } = await setup(t);
+  const a = await join('a');
+  t.is(a.link.medium, 'lossy');
+});
+
+test('TCP where UDP is swallowed, with the reason; QUIC again once it passes, without a break', async (t) => {
+  const { udp, join } = await setup(t);
+  udp.pass = () => false;
+  let reason = '';
+  const logger = {
+    debug() {},
+    info() {},
+    error() {},
+    warn(_: object, text: string) {
+      reason ||= text;
+    },
+  };
+  const a = await join('a', { logger: logger as never, link: { betterAfter: 400 * MS } });
+  t.is(a.link.medium, 'reliable');
+  t.regex(reason, /quic: no answer within 300 ms/);
+  udp.pass = () => true;
+  const b = await join('b');
+  t.is(b.link.medium, 'lossy');
+  let downs = 0;
+  a.on('down', () => downs++);
+  // Traffic all the while, until the link has moved.
+  let rounds = 0;
+  while (a.link.medium !== 'lossy') {
+    t.true(await transfer(a, b, 64 * 1024));
+    rounds++;
+  }
+  t.true(await transfer(b, a, 256 * 1024));
+  t.true(rounds > 0);
+  t.is(downs, 0);
+  t.is(a.link.stats().connections, 1);
+});
+
+test('an address may name its transport; one that is not there is named', async (t) => {
+  const { udp, join } = await setup(t);
+  const tcp = await join('a', { cloud: [`kubebus://127.0.0.1:${udp.port}?transport=tcp`] });
+  t.is(tcp.link.medium, 'reliable');
+  const { transport } = { transport: anyTransport({ transports: [tcpTransport({ insecure: true })] }) };
+  const error = await t.throwsAsync(
+    transport.dial('kubebus://127.0.0.1:1?transport=pigeon', AbortSignal.timeout(10_000)),
+  );
+  t.regex(error!.message, /no transport is called pigeon here \(tcp\)/);
+});
+
+test('several addresses: the first is dead, the link is up with the second without waiting for its timeout', async (t) => {
+  const { udp, join } = await setup(t);
+  // Takes connections and says nothing.
+  const silent = net.createServer(() => {});
+  silent.listen(0, '127.0.0.1');
+  await once(silent, 'listening');
+  t.teardown(() => silent.close());
+  const dead = `kubebus://127.0.0.1:${(silent.address() as net.AddressInfo).port}?transport=tcp`;
+  const a = await join('a', {
+    cloud: [dead, `kubebus://127.0.0.1:${udp.port}?transport=tcp`],
+    link: { connectTimeout: 3_600_000 * MS },
+  });
+  t.is(a.link.state, 'up');
+});
