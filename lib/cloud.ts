@@ -31,7 +31,10 @@ import {
   type Link,
   type LinkAcceptor,
   type LinkOptions,
+  limitLink,
   type PeerIdentity,
+  type RateLimit,
+  RateMeter,
   type Transport,
 } from './l2/index.js';
 import {
@@ -57,6 +60,7 @@ import {
 } from './l3/index.js';
 import { createNet, type Net, type NetLike } from './l4/index.js';
 import { checkMtu, type RouteInfo } from './node.js';
+import { type Usage, UsageBook } from './usage.js';
 
 export interface TenantOptions {
   /** Edge pools, IPv4 and IPv6: '10.80.0.0/16', 'fd80::/64'. */
@@ -65,9 +69,15 @@ export interface TenantOptions {
   readonly nodes?: Readonly<Record<string, TenantNodeOptions>>;
   /** Puts the cloud's host on this tenant's overlay, as the gateway address; needs CAP_NET_ADMIN. **Default:** false. */
   readonly tun?: boolean | TunOptions;
+  /** Bytes per second of all its nodes together. **Default:** no limit. */
+  readonly rate?: RateLimit;
+  /** Bytes per second of each of its nodes. **Default:** no limit. */
+  readonly nodeRate?: RateLimit;
 }
 
 export interface TenantNodeOptions {
+  /** Bytes per second of this node, instead of its tenant's `nodeRate`. */
+  readonly rate?: RateLimit;
   /** Reserved for this node. */
   readonly address?: readonly string[];
   /** Prefixes that it may originate, besides those in its certificate. */
@@ -115,11 +125,15 @@ export interface NodeInfo {
   readonly rttMs: number;
   /** Seconds since the link came up. */
   readonly upSeconds: number;
+  /** Bytes carried over all its links so far, also before a restart of the cloud where it has a state folder. */
+  readonly usage: Usage;
   readonly stats: Readonly<Record<string, number>>;
 }
 
 interface Member {
   readonly link: Link;
+  /** Of its bytes, what is in the usage book already. */
+  accounted: Usage;
   readonly session: NodeSession;
   readonly since: number;
 }
@@ -133,6 +147,7 @@ export class KubeBusCloud {
   private readonly record: Record<string, unknown>;
   private readonly hold = new Hold();
   private sweep: Timer | null = null;
+  private readonly usage = new UsageBook();
   private unsubscribe = () => {};
 
   /** Throws ERR_INVALID_ARGUMENT, ERR_ADDRESS, ERR_STATE, ERR_CONNECT (cannot listen) or ERR_TUN_*. */
@@ -147,7 +162,17 @@ export class KubeBusCloud {
       stateDir === undefined
         ? null
         : await StateFile.open({ path: join(stateDir, 'services.json'), clock, logger, damaged: 'setAside' });
-    const cloud = new KubeBusCloud(options, state, services);
+    const usage =
+      stateDir === undefined
+        ? null
+        : await StateFile.open({
+            path: join(stateDir, 'usage.json'),
+            delayMs: 5_000,
+            clock,
+            logger,
+            damaged: 'setAside',
+          });
+    const cloud = new KubeBusCloud(options, state, services, usage);
     try {
       await cloud.listen();
     } catch (error) {
@@ -161,7 +186,9 @@ export class KubeBusCloud {
     private readonly options: CloudOptions,
     private readonly state: StateFile | null,
     private readonly servicesState: StateFile | null,
+    private readonly usageState: StateFile | null,
   ) {
+    this.usage.restore(usageState?.initial ?? null);
     const record = state?.initial ?? {};
     if (typeof record !== 'object' || Array.isArray(record))
       throw new KubeBusError('ERR_STATE', `damaged (restore it, or move it away to start anew): ${state?.path}`);
@@ -172,7 +199,7 @@ export class KubeBusCloud {
       const onOnline = (node: string, online: boolean) => this.services.handleNode(name, node, online);
       this.tenants.set(
         name,
-        new Tenant(name, tenant, options, this.router, this.record[name], () => this.save(), onOnline),
+        new Tenant(name, tenant, options, this.router, this.record[name], () => this.save(), onOnline, this.usage),
       );
     }
     const { clock = systemClock, random = systemRandom, logger = silentLogger } = options;
@@ -240,6 +267,7 @@ export class KubeBusCloud {
   forget(tenant: string, node: string): boolean {
     const had = this.tenants.get(tenant)?.forget(node) ?? false;
     if (had) this.services.registry.forget(tenant, node);
+    if (had) this.usage.forget(tenant, node);
     return had;
   }
 
@@ -252,9 +280,11 @@ export class KubeBusCloud {
     try {
       await this.services.close();
       await this.acceptor?.close(new KubeBusError('ERR_PEER_GOODBYE', message), retryAfterMs);
+      this.saveUsage();
       for (const tenant of this.tenants.values()) tenant.stop();
       await this.state?.flush();
       await this.servicesState?.flush();
+      await this.usageState?.flush();
     } finally {
       this.hold.unref();
     }
@@ -298,6 +328,11 @@ export class KubeBusCloud {
     this.closeExpired();
   }
 
+  private saveUsage(): void {
+    for (const tenant of this.tenants.values()) tenant.account();
+    this.usageState?.save(() => this.usage.snapshot());
+  }
+
   /** A certificate that ended while its link lived on, and was not renewed, ends the link. */
   private closeExpired(): void {
     const { clock = systemClock, date = Date.now, authority, expiryCheckMs = 60_000 } = this.options;
@@ -308,6 +343,7 @@ export class KubeBusCloud {
         if (date() >= until) link.close(new KubeBusError('ERR_CERTIFICATE', 'the certificate has ended: renew it'));
       }
     }
+    this.saveUsage();
     this.sweep = clock.at(clock.now() + expiryCheckMs * MS, () => this.closeExpired());
   }
 
@@ -343,6 +379,7 @@ class Tenant {
   private readonly members = new Map<Link, Member>();
   private readonly clock: Clock;
   private readonly logger: Logger;
+  private meter: RateMeter | null = null;
   private lastSoon: Micros = Number.NEGATIVE_INFINITY;
 
   constructor(
@@ -353,6 +390,7 @@ class Tenant {
     record: unknown,
     onRecord: () => void,
     private readonly onOnline: (node: string, online: boolean) => void,
+    private readonly usage: UsageBook,
   ) {
     const { clock = systemClock, logger = silentLogger, mtu = 1400 } = cloud;
     this.clock = clock;
@@ -415,9 +453,10 @@ class Tenant {
     });
   }
 
-  join(link: Link): void {
-    const { node } = link.peer;
+  join(bare: Link): void {
+    const { node } = bare.peer;
     const now = this.clock.now();
+    const link = this.limited(bare);
     let session: NodeSession | null = null;
     const port = attachLink({
       vrf: this.vrf,
@@ -426,6 +465,7 @@ class Tenant {
       onControl: (message) => session?.handleControl(this.clock.now(), message),
       onState: (state, reason) => {
         if (state !== 'closed') return;
+        this.account();
         this.members.delete(link);
         if (session !== null && this.sessions.get(node) === session) {
           this.sessions.delete(node);
@@ -443,11 +483,34 @@ class Tenant {
       allowed: this.allowedPrefixes(link.peer),
       send: (message) => link.sendControl(message),
     });
-    this.members.set(link, { link, session, since: now });
+    this.members.set(link, { link, session, since: now, accounted: { bytesIn: 0, bytesOut: 0 } });
     this.sessions.set(node, session);
     this.onOnline(node, true);
     this.deadline.update();
     this.logger.info({ tenant: this.name, node }, 'node joined');
+  }
+
+  /** Under the limits of its node and tenant, if there are any. */
+  private limited(link: Link): Link {
+    const now = this.clock.now();
+    const own = this.options.nodes?.[link.peer.node]?.rate ?? this.options.nodeRate;
+    this.meter ??= this.options.rate === undefined ? null : new RateMeter(now, this.options.rate);
+    const meters = [
+      ...(own === undefined ? [] : [new RateMeter(now, own)]),
+      ...(this.meter === null ? [] : [this.meter]),
+    ];
+    return meters.length === 0 ? link : limitLink(link, meters, this.clock);
+  }
+
+  /** Brings the usage book up to this moment. */
+  account(): void {
+    for (const member of this.members.values()) {
+      const { bytesIn = 0, bytesOut = 0 } = member.link.stats();
+      const { accounted } = member;
+      member.accounted = { bytesIn, bytesOut };
+      const more = { bytesIn: bytesIn - accounted.bytesIn, bytesOut: bytesOut - accounted.bytesOut };
+      this.usage.add(this.name, member.session.node, more);
+    }
   }
 
   links(): Link[] {
@@ -456,6 +519,7 @@ class Tenant {
 
   nodes(): NodeInfo[] {
     const now = this.clock.now();
+    this.account();
     return [...this.members.values()].map(({ link, session, since }) => ({
       tenant: this.name,
       node: session.node,
@@ -468,12 +532,18 @@ class Tenant {
       })),
       rttMs: link.rtt / 1000,
       upSeconds: (now - since) / 1_000_000,
+      usage: this.usage.of(this.name, session.node),
       stats: link.stats(),
     }));
   }
 
   stats(): Record<string, unknown> {
+    this.account();
     return {
+      usage: {
+        ...this.usage.total(this.name),
+        nodes: Object.fromEntries(this.usage.nodes(this.name).map((node) => [node, this.usage.of(this.name, node)])),
+      },
       gateway: this.pool.gateway.map(formatAddress),
       router: this.vrf.stats(),
       control: { ...this.control.counters },

@@ -20,3 +20,4 @@ export {
   type NodeOptions,
   type RouteInfo,
 } from './node.js';
+export type { Usage } from './usage.js';

@@ -5,6 +5,7 @@ import { Command, InvalidArgumentError } from 'commander';
 import type { Logger } from '../../lib/core/index.js';
 import { KubeBusCloud, type TenantOptions } from '../../lib/index.js';
 import { type JoinAuthority, openJoinAuthority } from '../../lib/join/index.js';
+import type { RateLimit } from '../../lib/l2/index.js';
 import { AddressPool, parsePrefix } from '../../lib/l3/index.js';
 import { DEFAULT_PORT, parseHostPort, tcpTransport } from '../../transports/tcp.js';
 import { adminPath, serveAdmin } from './admin.js';
@@ -42,6 +43,8 @@ interface CloudFlags extends TlsFiles, CloudServiceFlags {
   readonly state?: string;
   readonly host?: readonly PublicHost[];
   readonly nodeLifetime?: number;
+  readonly rate?: readonly TenantRate[];
+  readonly nodeRate?: readonly TenantRate[];
   readonly mtu: number;
   readonly name?: string;
   readonly statusSocket?: string;
@@ -59,6 +62,27 @@ function tenantPools(text: string): { tenant: string; pools: string[] } {
     throw new InvalidArgumentError(message(error));
   }
   return { tenant: name(tenant), pools };
+}
+
+interface TenantRate {
+  readonly tenant: string;
+  readonly rate: RateLimit;
+}
+
+/** 500k, 10M, 1G: bits per second. Returns bytes per second. */
+function bits(text: string): number {
+  const [, number, unit = ''] = /^(\d{1,6}(?:\.\d{1,3})?)([kMG]?)$/.exec(text) ?? [];
+  const rate = (Number(number) * { '': 1, k: 1e3, M: 1e6, G: 1e9 }[unit as '' | 'k' | 'M' | 'G']) / 8;
+  if (!(rate >= 1_000))
+    throw new InvalidArgumentError(`not bits per second such as 500k, 10M or 1G (at least 8k): ${text}`);
+  return rate;
+}
+
+/** tenant=up, or tenant=up/down. */
+function tenantRate(text: string): TenantRate {
+  const [, tenant, up, down = up] = /^([^=]+)=([^/]+)(?:\/(.+))?$/.exec(text) ?? [];
+  if (tenant === undefined) throw new InvalidArgumentError(`not tenant=rate or tenant=up/down: ${text}`);
+  return { tenant: name(tenant), rate: { up: bits(up!), down: bits(down!) } };
 }
 
 interface PublicHost {
@@ -109,6 +133,12 @@ export function cloudCommand(io: Io): Command {
       'name or address under which nodes reach this cloud, which then signs them itself (repeatable)',
       list(publicHost),
     )
+    .option(
+      '--rate <tenant=up[/down]>',
+      'bits per second of all nodes of a tenant together, from them and to them, e.g. acme=100M/200M (repeatable)',
+      list(tenantRate),
+    )
+    .option('--node-rate <tenant=up[/down]>', 'bits per second of each node of a tenant (repeatable)', list(tenantRate))
     .option('--node-lifetime <time>', 'validity of the certificates that nodes get and renew (default: 7d)', duration)
     .option('--mtu <bytes>', 'largest IP packet of the overlays', integer(1280, 65_535), 1400)
     .option('--name <name>', 'name of this cloud (default: the one in its certificate)', name)
@@ -131,12 +161,27 @@ async function run(o: CloudFlags, io: Io): Promise<void> {
   if (stranger !== undefined) throw new UsageError(`option '--tun': no '--tenant' named ${stranger}`);
   const tunAgain = twice(tuns);
   if (tunAgain !== undefined) throw new UsageError(`option '--tun': ${tunAgain} is there twice`);
+  for (const option of ['rate', 'nodeRate'] as const) {
+    const flag = option === 'rate' ? '--rate' : '--node-rate';
+    const rated = (o[option] ?? []).map((r) => r.tenant);
+    const unknown = rated.find((tenant) => !names.includes(tenant));
+    if (unknown !== undefined) throw new UsageError(`option '${flag}': no '--tenant' named ${unknown}`);
+    const double = twice(rated);
+    if (double !== undefined) throw new UsageError(`option '${flag}': ${double} is there twice`);
+  }
   const tenants = Object.fromEntries(
-    o.tenant.map(({ tenant, pools }) => {
+    o.tenant.map(({ tenant, pools }): [string, TenantOptions] => {
       const tun = o.tun?.find((t) => t.tenant === tenant);
+      const rate = o.rate?.find((r) => r.tenant === tenant)?.rate;
+      const nodeRate = o.nodeRate?.find((r) => r.tenant === tenant)?.rate;
       return [
         tenant,
-        { pools, ...(tun === undefined ? {} : { tun: tun.device === undefined ? true : { name: tun.device } }) },
+        {
+          pools,
+          ...(tun === undefined ? {} : { tun: tun.device === undefined ? true : { name: tun.device } }),
+          ...(rate === undefined ? {} : { rate }),
+          ...(nodeRate === undefined ? {} : { nodeRate }),
+        },
       ];
     }),
   );

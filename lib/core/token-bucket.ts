@@ -25,6 +25,11 @@ export class TokenBucket {
     return true;
   }
 
+  has(now: Micros, units: number): boolean {
+    this.fill(now);
+    return this.level >= units;
+  }
+
   /** Microseconds until `units` will be there (at most a whole bucket of them); 0: now. */
   wait(now: Micros, units: number): Micros {
     this.fill(now);
@@ -32,12 +37,12 @@ export class TokenBucket {
     return missing <= 0 ? 0 : Math.ceil((missing / this.rate) * 1_000_000);
   }
 
-  /** What is there stays, up to the new burst. */
+  /** What is there stays, up to the new burst; a limit that is lifted is gone at once. */
   change(now: Micros, rate: number, burst: number): void {
     this.fill(now);
     this.rate = rate;
     this.burst = burst;
-    this.level = Math.min(this.level, burst);
+    this.level = rate === Number.POSITIVE_INFINITY ? burst : Math.min(this.level, burst);
   }
 
   private fill(now: Micros): void {

@@ -21,6 +21,7 @@ export { Framer, type FrameSink } from './framer.js';
 export type { KeepaliveOptions } from './keepalive.js';
 export type * from './link.js';
 export { MemoryLink, type MemoryLinkOptions, memoryLinks } from './memory-links.js';
+export { limitLink, type RateLimit, RateMeter } from './middleware/rate-limit.js';
 export type * from './transport.js';
 export { STREAM_HIGH_WATER } from './transport.js';
 export { CRITICAL, controlFrame, FrameType, MAX_CONTROL, MAX_HELLO } from './wire/frame.js';

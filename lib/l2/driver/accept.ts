@@ -7,7 +7,7 @@ import type { Link } from '../link.js';
 import type { AcceptHandler, ByteStream, Listener, PeerIdentity, Transport } from '../transport.js';
 import { AcceptedLink } from './accepted-link.js';
 import { Connection, type ConnectionEvents } from './connection.js';
-import { type LinkOptions, type ResolvedOptions, resolveOptions } from './options.js';
+import { DEFAULT_ACCEPT_KEEPALIVE, type LinkOptions, type ResolvedOptions, resolveOptions } from './options.js';
 import { TurnAway } from './turn-away.js';
 
 export interface AcceptLimits {
@@ -51,7 +51,7 @@ export interface LinkAcceptor {
 }
 
 export async function acceptLinks(options: AcceptOptions): Promise<LinkAcceptor> {
-  const acceptor = new Acceptor(options, resolveOptions(options));
+  const acceptor = new Acceptor(options, resolveOptions({ keepalive: DEFAULT_ACCEPT_KEEPALIVE, ...options }));
   await acceptor.listen();
   return acceptor;
 }
