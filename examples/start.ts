@@ -20,7 +20,9 @@ const NODES = [
   { node: 'router', prefixes: ['10.1.0.0/24'] },
 ] as const;
 const LIMIT_SECONDS = 50;
+/** The transfer ends with whichever comes first. */
 const TRANSFER_BYTES = 256 * 1024 * 1024;
+const TRANSFER_MS = 4_000;
 
 type Ready = { addresses: readonly string[]; gateway?: readonly string[] };
 type Request =
@@ -77,21 +79,22 @@ async function answer(node: KubeBusNode, request: Request): Promise<unknown> {
   }
   if (request.do === 'serve') {
     node.net.createServer((socket) => socket.resume().on('end', () => socket.end('done'))).listen(9);
-    const server = http.createServer((_request, response) => response.end(`<h1>Hello from ${node.node}</h1>`));
-    node.net.createServer((socket) => server.emit('connection', socket)).listen(80);
+    const page = `<h1>Hello from ${node.node}</h1>`;
+    node.sockets.http.createServer((_request, response) => response.end(page)).listen(80);
     return {};
   }
   if (request.do === 'transfer') {
     const socket = await node.sockets.connect({ host: request.host, port: 9 });
     const chunk = Buffer.alloc(64 * 1024);
     const started = performance.now();
-    for (let sent = 0; sent < request.bytes; sent += chunk.length) {
+    let bytes = 0;
+    for (; bytes < request.bytes && performance.now() - started < TRANSFER_MS; bytes += chunk.length) {
       if (!socket.write(chunk)) await once(socket, 'drain');
     }
     socket.end();
     socket.resume();
     await once(socket, 'end');
-    return { seconds: (performance.now() - started) / 1000 };
+    return { bytes, seconds: (performance.now() - started) / 1000 };
   }
   if (request.do === 'fetch') {
     const get = http.get({ host: request.host, path: '/', agent: node.sockets.httpAgent() });
@@ -120,8 +123,17 @@ function start(role: string, dir: string, cloudAddress = ''): Promise<Ready & { 
 
 async function ask<T>(worker: ChildProcess, request: Request): Promise<T> {
   worker.send(request);
-  const [reply] = (await once(worker, 'message')) as [T];
-  return reply;
+  const ended = new AbortController();
+  const exit = once(worker, 'exit', { signal: ended.signal }).then(() => {
+    throw new Error('a process ended before it was told to');
+  });
+  exit.catch(() => {});
+  try {
+    const [reply] = (await Promise.race([once(worker, 'message', { signal: ended.signal }), exit])) as [T];
+    return reply;
+  } finally {
+    ended.abort();
+  }
 }
 
 const median = (values: readonly number[]) => [...values].sort((a, b) => a - b)[values.length >> 1] ?? Number.NaN;
@@ -132,12 +144,16 @@ async function main(): Promise<void> {
     for (const worker of children) worker.kill('SIGKILL');
     await rm(dir, { recursive: true, force: true });
   };
-  const giveUp = (why: string) => {
+  let over = false;
+  const giveUp = (why: string, code = 1) => {
+    // The processes that are ended now make further steps fail: the first reason is the one to show.
+    if (over) return;
+    over = true;
     process.stderr.write(`${why}\n`);
-    void cleanUp().then(() => process.exit(1));
+    void cleanUp().then(() => process.exit(code));
   };
-  process.on('SIGINT', () => giveUp('stopped'));
-  process.on('SIGTERM', () => giveUp('stopped'));
+  process.on('SIGINT', () => giveUp('stopped', 130));
+  process.on('SIGTERM', () => giveUp('stopped', 143));
   setTimeout(() => giveUp(`not done within ${LIMIT_SECONDS} s`), LIMIT_SECONDS * 1000).unref();
   try {
     console.log('certificates: a CA, the cloud and three nodes');
@@ -184,13 +200,13 @@ async function main(): Promise<void> {
     }
     const [edge1, edge2] = nodes as [(typeof nodes)[0], (typeof nodes)[0]];
     await ask(edge2.process, { do: 'serve' });
-    const { seconds } = await ask<{ seconds: number }>(edge1.process, {
+    const { bytes, seconds } = await ask<{ bytes: number; seconds: number }>(edge1.process, {
       do: 'transfer',
       host: 'edge-2',
       bytes: TRANSFER_BYTES,
     });
     console.log(
-      `\nTCP edge-1 -> edge-2, userspace sockets, ${TRANSFER_BYTES >> 20} MiB: ${((TRANSFER_BYTES * 8) / seconds / 1e9).toFixed(2)} Gbit/s`,
+      `\nTCP edge-1 -> edge-2, userspace sockets, ${bytes >> 20} MiB: ${((bytes * 8) / seconds / 1e9).toFixed(2)} Gbit/s`,
     );
     const page = await ask<{ status: number; page: string }>(edge1.process, {
       do: 'fetch',
