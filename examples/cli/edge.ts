@@ -20,7 +20,7 @@ import {
   untilStopped,
 } from './common.js';
 import { accessLogOf, type NodeServiceFlags, nodeServiceOptions, startNodeServices } from './services.js';
-import { startSnat } from './snat.js';
+import { checkSnat, startSnat } from './snat.js';
 import { serveStatus } from './status.js';
 import { dateProblem, nodeOf, type Security, security, type TlsFiles } from './tls-files.js';
 
@@ -183,6 +183,7 @@ async function run(kind: 'edge' | 'router', o: NodeFlags, io: Io): Promise<void>
     if (advertise.length === 0)
       throw new UsageError("option '--advertise' is missing: a router needs the subnets behind it");
     if (o.snat && !o.tun) throw new UsageError("option '--snat' needs '--tun'");
+    if (o.snat) await checkSnat();
   }
   // From here on: while nothing is connected, nothing else keeps the process alive.
   const stopped = untilStopped(io.stop);

@@ -9,6 +9,16 @@ export interface Snat {
   stop(): void;
 }
 
+const failed = (what: string) => new KubeBusError('ERR_TUN', `source NAT (nftables): ${what}`);
+const NOT_THERE = "the program 'nft' is not there: install nftables";
+
+/** Throws when source NAT is not to be had here: before the node joins, not after. */
+export async function checkSnat(): Promise<void> {
+  const nft = spawn('nft', ['--version'], { stdio: 'ignore', env: systemEnvironment() });
+  const [code] = await once(nft, 'close').catch(() => [-1]);
+  if (code !== 0) throw failed(NOT_THERE);
+}
+
 /**
  * Masquerades what comes from `device` towards `prefixes`. The table belongs to an `nft` process of ours (flags owner): the
  * kernel removes it when that process ends, and it ends when we do, however we end.
@@ -40,12 +50,11 @@ export async function startSnat(
   }
   nft.stdin!.on('error', () => {});
   nft.stdin!.write(`${script.join('\n')}\nlist tables\n`);
-  const failed = (what: string) => new KubeBusError('ERR_TUN', `source NAT (nftables): ${what}`);
   const started = async () => {
     while (!output.includes(`table inet ${table}`) && !output.includes('Error')) await once(nft.stdout!, 'data');
   };
   const error = new Promise<never>((_, reject) => {
-    nft.once('error', () => reject(failed("the program 'nft' is not there: install nftables")));
+    nft.once('error', () => reject(failed(NOT_THERE)));
     nft.once('close', () => reject(failed(output.trim() || 'nft ended')));
   });
   error.catch(() => {});

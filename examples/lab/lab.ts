@@ -48,6 +48,7 @@ async function main(flags: LabFlags): Promise<void> {
   const left = removeLeftovers();
   if (left.length > 0) say(`removed what a killed lab left behind: ${left.join(', ')}`);
   const lab = new Lab(`kblab${process.pid}-`);
+  say(`- namespaces ${lab.prefix}*, logs in ${lab.work}`);
   let failed = true;
   try {
     const net = await figure7(lab, { ...flags, progress: (step) => say(`- ${step}`) });
@@ -131,6 +132,7 @@ try {
   await command.parseAsync();
 } catch (error) {
   if (error instanceof CommanderError && error.exitCode === 0) process.exit(0);
-  process.stderr.write(`lab: ${error instanceof Error ? error.message.replace(/^error: /, '') : String(error)}\n`);
+  const text = error instanceof Error ? error.message.replace(/^error: /, '') : String(error);
+  process.stderr.write(`lab: ${error instanceof CommanderError ? text.replace(/\s*\n\s*/g, ' ') : text}\n`);
   process.exit(error instanceof CommanderError ? 2 : 1);
 }

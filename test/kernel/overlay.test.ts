@@ -177,7 +177,7 @@ check('curl fetches a file from a container, ssh runs a command on a VM and on a
   await lab.waitListen('pod2', 80);
   for (const url of [`http://${host('pod2').v4}/file`, `http://[${host('pod2').v6}]/file`]) {
     await lab.must('edge1', 'curl', ['-sf', '-m20', '-o', join(lab.work, 'got'), url]);
-    t.deepEqual(readFileSync(join(lab.work, 'got')), readFileSync(join(www, 'file')));
+    t.true(readFileSync(join(lab.work, 'got')).equals(readFileSync(join(www, 'file'))));
   }
   const key = join(lab.work, 'key');
   await must('ssh-keygen', ['-q', '-t', 'ed25519', '-N', '', '-f', key]);
