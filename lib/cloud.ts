@@ -271,15 +271,18 @@ export class KubeBusCloud {
     return had;
   }
 
-  /** Says goodbye to every node, saves the address book, removes devices. `retryAfterMs`: when nodes are to come back. */
-  async stop(message = 'the cloud stops', retryAfterMs = 0): Promise<void> {
+  /**
+   * Says goodbye to every node, saves the address book, removes devices. `retryAfterMs`: when nodes are to come back; `addresses`: where
+   * to, before the addresses that they have (another cloud with the same CA).
+   */
+  async stop(message = 'the cloud stops', retryAfterMs = 0, addresses: readonly string[] = []): Promise<void> {
     if (this.stopped) return;
     this.stopped = true;
     this.sweep?.cancel();
     this.unsubscribe();
     try {
       await this.services.close();
-      await this.acceptor?.close(new KubeBusError('ERR_PEER_GOODBYE', message), retryAfterMs);
+      await this.acceptor?.close(new KubeBusError('ERR_PEER_GOODBYE', message), { retryAfterMs, addresses });
       this.saveUsage();
       for (const tenant of this.tenants.values()) tenant.stop();
       await this.state?.flush();

@@ -85,6 +85,14 @@ function tenantRate(text: string): TenantRate {
   return { tenant: name(tenant), rate: { up: bits(up!), down: bits(down!) } };
 }
 
+interface Goodbye {
+  readonly retryAfterMs: number;
+  readonly addresses: readonly string[];
+}
+
+/** A cloud that is told to stop is mostly restarted at once. */
+const RETRY_AFTER_MS = 1_000;
+
 interface PublicHost {
   readonly host: string;
   readonly port?: number;
@@ -258,12 +266,12 @@ async function serve(
   const { port } = parseHostPort(cloud.addresses[0]!);
   onAddresses((o.host ?? []).map((h) => `kubebus://${isIP(h.host) === 6 ? `[${h.host}]` : h.host}:${h.port ?? port}`));
   const drained = new AbortController();
-  let goodbye: { retryAfterMs: number } | null = null;
+  let goodbye: Goodbye = { retryAfterMs: RETRY_AFTER_MS, addresses: [] };
   const servers: Server[] = [];
   try {
     if (o.statusSocket !== undefined) servers.push(await serveStatus(o.statusSocket, () => cloud.stats()));
     if (o.state !== undefined) {
-      const drain = (options: { retryAfterMs: number }) => {
+      const drain = (options: Goodbye) => {
         goodbye = options;
         drained.abort();
       };
@@ -276,6 +284,6 @@ async function serve(
     await untilStopped(AbortSignal.any([io.stop, drained.signal]));
   } finally {
     for (const server of servers) server.close();
-    await cloud.stop(undefined, (goodbye as { retryAfterMs: number } | null)?.retryAfterMs);
+    await cloud.stop(undefined, goodbye.retryAfterMs, goodbye.addresses);
   }
 }

@@ -10,7 +10,7 @@ import { expandConfig } from './config.js';
 import { nodeCommand } from './edge.js';
 import { servicesCommand } from './services.js';
 import { statusCommand } from './status.js';
-import { nodesCommand, tokenCommand } from './token.js';
+import { drainCommand, nodesCommand, tokenCommand } from './token.js';
 
 /** Runs one command to its end, or until `io.stop` is aborted. Resolves with the exit code; says on `io.err` why it is not 0. */
 export async function main(argv: readonly string[], io: Io): Promise<number> {
@@ -23,6 +23,7 @@ export async function main(argv: readonly string[], io: Io): Promise<number> {
     .addCommand(statusCommand(io))
     .addCommand(tokenCommand(io))
     .addCommand(nodesCommand(io))
+    .addCommand(drainCommand(io))
     .addCommand(servicesCommand(io))
     .addCommand(caCommand(io));
   quiet(program, io);

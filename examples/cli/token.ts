@@ -3,7 +3,7 @@
 import { Command, InvalidArgumentError } from 'commander';
 import { isName } from '../../lib/l2/index.js';
 import { adminPath, askAdmin, DEFAULT_STATE } from './admin.js';
-import { type Io, integer, list, name, prefix, text } from './common.js';
+import { cloudAddress, type Io, integer, list, name, prefix, text } from './common.js';
 
 interface Where {
   readonly state: string;
@@ -107,6 +107,22 @@ export function nodesCommand(io: Io): Command {
       });
   }
   return node;
+}
+
+export function drainCommand(io: Io): Command {
+  return withState(new Command('drain'))
+    .description('stop a running cloud, and tell its nodes when and where to come back')
+    .option('--retry-after <time>', 'when nodes are to dial again', duration, 1_000)
+    .option(
+      '--to <address>',
+      'where to, with the same CA, e.g. kubebus://hub2.example:7443 (repeatable)',
+      list(cloudAddress),
+    )
+    .action(async (o: Where & { retryAfter: number; to?: string[] }) => {
+      const goodbye = { retryAfterMs: o.retryAfter, addresses: o.to ?? [] };
+      const { draining } = (await askAdmin(adminPath(o.state), 'POST', '/drain', goodbye)) as { draining: number };
+      io.out.write(`the cloud stops; ${draining} nodes are told\n`);
+    });
 }
 
 function prefixes(text: string): string[] {

@@ -6,7 +6,15 @@
 
 import { type ErrorCode, isErrorCode, KubeBusError, type Micros, MS } from '../core/index.js';
 import { kubebus } from './gen/messages.js';
-import { type GoodbyeInfo, goodbyePayload, MAX_GOODBYE_TEXT, MAX_RETRY_AFTER_MS, printable } from './goodbye.js';
+import {
+  type GoodbyeInfo,
+  goodbyePayload,
+  MAX_ADDRESS_TEXT,
+  MAX_GOODBYE_ADDRESSES,
+  MAX_GOODBYE_TEXT,
+  MAX_RETRY_AFTER_MS,
+  printable,
+} from './goodbye.js';
 import { Keepalive, type KeepaliveOptions } from './keepalive.js';
 import type { PeerIdentity } from './transport.js';
 import { CRITICAL, FrameType } from './wire/frame.js';
@@ -229,6 +237,7 @@ export class ConnectionMachine {
     this.over(new KubeBusError(code, text, { side: 'remote' }), {
       retryAfterMs: Math.min(m.retryAfterMs, MAX_RETRY_AFTER_MS),
       permanent: m.permanent,
+      addresses: m.addresses.slice(0, MAX_GOODBYE_ADDRESSES).filter((a) => a.length <= MAX_ADDRESS_TEXT),
     });
   }
 

@@ -49,7 +49,7 @@ test.serial(
       seen.control,
       Array.from({ length: 50 }, (_, i) => `down ${i}`),
     );
-    await acceptor.close(new KubeBusError('ERR_PEER_GOODBYE', 'the hub goes for lunch'), 2000);
+    await acceptor.close(new KubeBusError('ERR_PEER_GOODBYE', 'the hub goes for lunch'), { retryAfterMs: 2000 });
     await world.clock.run(SECOND);
     t.is(seen.reason!.message, 'the hub goes for lunch');
     t.is(seen.reason!.side, 'remote');

@@ -267,7 +267,7 @@ test('goodbye carries code, text, the wait and permanence; and is over exactly o
   t.deepEqual(listener.trace, ['sends goodbye', 'over ERR_DUPLICATE_NODE local']);
   t.deepEqual(dialer.trace, ['over ERR_DUPLICATE_NODE remote']);
   t.is(dialer.over!.message, 'two of them');
-  t.deepEqual(dialer.goodbye, { retryAfterMs: 1500, permanent: true });
+  t.deepEqual(dialer.goodbye, { retryAfterMs: 1500, permanent: true, addresses: [] });
 });
 
 test('a hostile goodbye: unknown codes, names of object properties, terminal escapes, a wait of weeks', (t) => {
@@ -284,6 +284,8 @@ test('a hostile goodbye: unknown codes, names of object properties, terminal esc
   t.is(goodbye({ message: 'm'.repeat(50_000) }).over!.message.length, 1000);
   t.is(goodbye({ retryAfterMs: 0xffffffff }).goodbye!.retryAfterMs, 300_000);
   t.is(goodbye({}).goodbye!.permanent, false);
+  const addresses = [...Array(20).keys()].map((i) => (i === 1 ? 'x'.repeat(301) : `kubebus://h${i}`));
+  t.is(goodbye({ addresses }).goodbye!.addresses.join(), `kubebus://h0,${addresses.slice(2, 8).join()}`);
 });
 
 test('control passes only when open, as it is', (t) => {

@@ -2,7 +2,7 @@
 
 import { type ErrorCode, KubeBusError, type Micros, SECOND } from '../../core/index.js';
 import { type HelloInfo, isName, sameBytes } from '../connection-machine.js';
-import { goodbyeFrame } from '../goodbye.js';
+import { type GoodbyeInfo, goodbyeFrame } from '../goodbye.js';
 import type { Link } from '../link.js';
 import type { AcceptHandler, ByteStream, Listener, PeerIdentity, Transport } from '../transport.js';
 import { AcceptedLink } from './accepted-link.js';
@@ -46,8 +46,8 @@ export interface LinkAcceptor {
   readonly addresses: readonly string[];
   readonly links: number;
   stats(): Readonly<Record<string, number>>;
-  /** Says goodbye to all and stops listening. */
-  close(reason: KubeBusError, retryAfterMs?: number): Promise<void>;
+  /** Says goodbye to all, with when and where to come back, and stops listening. */
+  close(reason: KubeBusError, goodbye?: Partial<GoodbyeInfo>): Promise<void>;
 }
 
 export async function acceptLinks(options: AcceptOptions): Promise<LinkAcceptor> {
@@ -116,10 +116,11 @@ class Acceptor implements LinkAcceptor, AcceptHandler, ConnectionEvents {
     };
   }
 
-  async close(reason: KubeBusError, retryAfterMs = 0): Promise<void> {
+  async close(reason: KubeBusError, goodbye: Partial<GoodbyeInfo> = {}): Promise<void> {
+    const { retryAfterMs = 0 } = goodbye;
     this.closed = true;
     const closing = this.listeners.map((l) => l.close());
-    for (const link of [...this.byPeer.values()]) link.closeWith(reason, { retryAfterMs });
+    for (const link of [...this.byPeer.values()]) link.closeWith(reason, goodbye);
     for (const connection of [...this.handshaking]) connection.close(reason, { retryAfterMs });
     await Promise.all(closing);
   }

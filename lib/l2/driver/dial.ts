@@ -64,6 +64,8 @@ class DialledLink extends BaseLink implements ConnectionEvents {
   private peerInstance = new Uint8Array(0);
   /** Grows when the last connection is lost: the peer, too, is to begin anew. */
   private session = 1;
+  /** The configured ones; before them those that a cloud sent us to when it stopped. */
+  private addresses: readonly string[];
   /** Index into addresses where the next attempt of any slot starts. */
   private preferred = 0;
 
@@ -75,18 +77,19 @@ class DialledLink extends BaseLink implements ConnectionEvents {
     super(resolved.clock, resolved.highWater, resolved.connection.controlBytes);
     this.mtu = resolved.mtu;
     this.offload = resolved.offload;
+    this.addresses = options.addresses;
     resolved.random.fill(this.instance);
     this.slots = Array.from({ length: connections }, (_, i) => new Slot(this, i));
     for (const slot of this.slots) slot.dial();
   }
 
   get address(): string {
-    return this.options.addresses[this.preferred]!;
+    return this.addresses[this.preferred]!;
   }
 
   /** Where an attempt may go, the best first: anywhere, but all connections of a link end in one process. */
   get candidates(): readonly string[] {
-    const { addresses } = this.options;
+    const { addresses } = this;
     if (this.open.length > 0) return [this.address];
     return addresses.map((_, i) => addresses[(this.preferred + i) % addresses.length]!);
   }
@@ -94,7 +97,7 @@ class DialledLink extends BaseLink implements ConnectionEvents {
   /** An attempt at `address` failed: the next one, of whatever slot, goes elsewhere, unless the link is up there. */
   avoid(address: string): void {
     if (this.open.length > 0) return;
-    const { addresses } = this.options;
+    const { addresses } = this;
     this.preferred = (addresses.indexOf(address) + 1) % addresses.length;
   }
 
@@ -129,7 +132,7 @@ class DialledLink extends BaseLink implements ConnectionEvents {
     const { identity } = connection.stream;
     this.peer = identity.authenticated ? identity : { ...identity, tenant: hello.tenant, node: hello.node };
     this.addConnection(connection, this.slots.length);
-    this.preferred = Math.max(0, this.options.addresses.indexOf(slot.address));
+    this.preferred = Math.max(0, this.addresses.indexOf(slot.address));
     slot.opened(connection);
     this.setState('up');
   }
@@ -140,6 +143,13 @@ class DialledLink extends BaseLink implements ConnectionEvents {
     if (wasUp && this.open.length === 0) this.session++;
     this.slots.find((slot) => slot.better === connection)?.noBetter();
     this.slots.find((slot) => slot.connection === connection)?.lost(reason, goodbye);
+  }
+
+  /** Where the cloud says that it is to be found from now on. Who was configured stays in the list. */
+  moved(addresses: readonly string[]): void {
+    this.addresses = [...new Set([...addresses, ...this.options.addresses])];
+    this.preferred = 0;
+    this.resolved.logger.info({ addresses }, 'the cloud is to be found elsewhere from now on');
   }
 
   /** A slot has no connection: says so when it was the last. */
@@ -237,6 +247,7 @@ class Slot {
     else this.link.avoid(this.address);
     this.link.resolved.logger.info({ code: reason.code, reason: reason.message }, 'connection lost');
     if (goodbye?.permanent) return this.link.close(reason);
+    if (goodbye !== null && goodbye.addresses.length > 0) this.link.moved(goodbye.addresses);
     this.link.failed(reason);
     this.again(Math.max((goodbye?.retryAfterMs ?? 0) * MS, REFUSED.has(reason.code) ? REFUSED_WAIT : 0));
   }
