@@ -11,6 +11,7 @@ import { Handshake } from './handshake.js';
 import { Liveness } from './liveness.js';
 import { Output } from './output.js';
 import { Path, reasonOf } from './path.js';
+import { isPredicted } from './prediction.js';
 import { Receiver } from './receiver.js';
 import { RetransmitTimer } from './retransmit-timer.js';
 import { type Plan, Sender } from './sender.js';
@@ -166,6 +167,14 @@ export class TcpConnection implements TcpSurface {
       return;
     }
     this.liveness.handleHeard(now);
+    if (
+      state === 'ESTABLISHED' &&
+      !this.closing.receiveClosed &&
+      isPredicted(segment, this.sender, this.receiver, this.ts)
+    ) {
+      this.takePredicted(now, segment);
+      return;
+    }
     if (state === 'SYN-SENT') {
       this.handleInSynSent(now, segment);
       return;
@@ -180,6 +189,19 @@ export class TcpConnection implements TcpSurface {
       return;
     }
     this.takeText(now, segment);
+  }
+
+  private takePredicted(now: Micros, segment: TcpSegment): void {
+    const { receiver, ts } = this;
+    ts.handleAccepted(now, segment, receiver.lastAckSent);
+    this.sender.handleKnown(segment.seq);
+    this.liveness.handleAck(this.sender.wnd > 0);
+    if (ts.enabled && segment.tsecr !== 0) {
+      const elapsed = ts.elapsed(now, segment.tsecr);
+      if (elapsed >= 0) receiver.handleRttSample(elapsed);
+    }
+    this.counters.bytesReceived += receiver.handleText(now, segment, false, this.options.delayedAck);
+    this.events |= TcpEvent.readable;
   }
 
   /** RFC 9293 §3.10.7.3. */

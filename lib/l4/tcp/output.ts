@@ -59,11 +59,29 @@ export class Output {
     this.fill(now, start, flags);
     // RFC 3168 §6.1.5: a retransmission is not ECT, nor is a segment without data (§6.1.4).
     if (sender.ecn.enabled && fresh) fields.ecn = ECT0;
-    const at = beginTcp(out, this.config, fields, length);
-    sender.copy(start, length, out.bytes, at);
-    finishTcp(out, this.config, this.offload, plan.gsoSize, length, (flags & TcpFlag.cwr) !== 0);
-    this.segments++;
     if (fresh) this.bytes += length;
+    if (plan.gsoSize > 0 && !this.offload) this.emitCut(out, plan, flags);
+    else this.emitPacket(out, start, length, plan.gsoSize, (flags & TcpFlag.cwr) !== 0);
+  }
+
+  /** A super-packet on a path without offload: its segments, with what the kernel's TSO would make of the flags. */
+  private emitCut(out: PacketWriter, plan: Plan, flags: number): void {
+    const end = plan.start + plan.length;
+    for (let start = plan.start; start < end; start += plan.gsoSize) {
+      const length = Math.min(plan.gsoSize, end - start);
+      fields.seq = start | 0;
+      fields.flags = flags;
+      if (start > plan.start) fields.flags &= ~TcpFlag.cwr;
+      if (start + length < end) fields.flags &= ~(TcpFlag.fin | TcpFlag.psh);
+      this.emitPacket(out, fields.seq, length, 0, false);
+    }
+  }
+
+  private emitPacket(out: PacketWriter, start: Seq, length: number, gsoSize: number, cwr: boolean): void {
+    const at = beginTcp(out, this.config, fields, length);
+    this.sender.copy(start, length, out.bytes, at);
+    finishTcp(out, this.config, this.offload, gsoSize, length, cwr);
+    this.segments++;
   }
 
   /** `ack` null: the answer to a segment that is not of this connection, without ACK. */

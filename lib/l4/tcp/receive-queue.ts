@@ -22,6 +22,11 @@ interface Region {
   end: number;
 }
 
+/** A Buffer's own `subarray` costs half as much again. */
+function view(buf: Uint8Array, at: number, length: number): Uint8Array {
+  return new Uint8Array(buf.buffer, buf.byteOffset + at, length);
+}
+
 export class ReceiveQueue {
   private regions: Region[] = [];
   /** Bytes that wait. */
@@ -31,7 +36,7 @@ export class ReceiveQueue {
     this.length += length;
     if (length >= WHOLE && length > ARENA - arenaEnd) {
       const own = Buffer.allocUnsafeSlow(length);
-      own.set(buf.subarray(at, at + length));
+      own.set(view(buf, at, length));
       this.regions.push({ bytes: own, start: 0, end: length });
       return;
     }
@@ -41,7 +46,7 @@ export class ReceiveQueue {
         arenaEnd = 0;
       }
       const n = Math.min(length, ARENA - arenaEnd);
-      arena.set(buf.subarray(at, at + n), arenaEnd);
+      arena.set(view(buf, at, n), arenaEnd);
       const last = this.regions[this.regions.length - 1];
       if (last !== undefined && last.bytes === arena && last.end === arenaEnd) last.end += n;
       else this.regions.push({ bytes: arena, start: arenaEnd, end: arenaEnd + n });

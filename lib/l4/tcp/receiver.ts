@@ -74,6 +74,11 @@ export class Receiver {
     return this.reassembler?.rangeCount ?? 0;
   }
 
+  /** `length` bytes at RCV.NXT are all text, and there is nothing else to consider. */
+  expects(length: number): boolean {
+    return this.reassembler === null && !this.finSeen && length <= seqDiff(this.right, this.nxt);
+  }
+
   /**
    * Text and FIN of an acceptable segment. Returns the number of bytes that became readable.
    * Sets what to acknowledge: at once for a gap, a filled gap, a duplicate or a FIN (RFC 5681 §4.2), otherwise for every

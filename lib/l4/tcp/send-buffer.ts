@@ -65,7 +65,8 @@ export class SendBuffer {
         continue;
       }
       const n = Math.min(length, block.fill - start);
-      target.set(block.bytes.subarray(start, start + n), at);
+      // Not `subarray`: that of a Buffer costs half as much again.
+      target.set(new Uint8Array(block.bytes.buffer, block.bytes.byteOffset + start, n), at);
       position += n;
       at += n;
       length -= n;

@@ -92,7 +92,7 @@ export class Sender {
     this.mss = mss;
     this.offload = offload;
     const whole = Math.max(1, Math.floor((MAX_SUPER_PACKET - headers) / mss));
-    this.maxPacket = offload ? whole * mss : mss;
+    this.maxPacket = whole * mss;
     this.cc.setMss(mss);
   }
 
@@ -103,7 +103,7 @@ export class Sender {
     this.wl1 = segment.seq;
     this.wl2 = segment.ack;
     // The window of a SYN is never scaled (RFC 7323 §2.2).
-    this.wnd = segment.flags & 0x02 ? segment.window : segment.window * 2 ** this.windowScale;
+    this.wnd = segment.flags & 0x02 ? segment.window : segment.window << this.windowScale;
     this.maxWnd = this.wnd;
   }
 
@@ -137,7 +137,7 @@ export class Sender {
     const { ack } = segment;
     const verdict = judgeAck(ack, this.una, this.nxt, this.maxWnd);
     if (verdict !== 'good') return verdict;
-    const window = segment.window * 2 ** this.windowScale;
+    const window = segment.window << this.windowScale;
     const duplicate = ack === this.una && segment.seqLength === 0 && window === this.wnd && seqGt(this.nxt, this.una);
     if (seqLt(this.wl1, segment.seq) || (this.wl1 === segment.seq && seqLe(this.wl2, ack))) {
       this.wnd = window;
@@ -160,6 +160,23 @@ export class Sender {
     return 'good';
   }
 
+  /** Nothing is in flight, and the acknowledgement and window of `segment` are no news: for header prediction. */
+  knows(segment: TcpSegment): boolean {
+    return (
+      segment.ack === this.una &&
+      segment.ack === this.nxt &&
+      segment.window << this.windowScale === this.wnd &&
+      this.recovery.state === 'open' &&
+      !this.ecn.enabled
+    );
+  }
+
+  /** The rest of what `handleAck` does with a segment that it `knows` (SND.WL1 must not fall behind). */
+  handleKnown(seq: Seq): void {
+    this.wl1 = seq;
+    this.wl2 = this.una;
+  }
+
   /** The last acknowledgement reported delivery. */
   news = false;
   /** Retransmission timeouts since SND.UNA moved. */
@@ -178,8 +195,12 @@ export class Sender {
     const rate = this.options.pacing
       ? this.pacer.rate(this.rtt.srtt, this.cc.cwnd, this.cc.inSlowStart)
       : Number.POSITIVE_INFINITY;
-    const again = this.planRetransmission(probe);
-    const found = again ?? this.planNew(now, probe, this.pacer.burst(rate, this.mss));
+    // Without offload a super-packet is cut where it is written (output.ts): one decision and one entry of the scoreboard for many
+    // segments. Not when they are paced, one by one; nor for peers without SACK, which have whole entries sent again.
+    const whole = this.offload || (this.recovery.sackEnabled && rate === Number.POSITIVE_INFINITY);
+    const most = whole ? this.maxPacket : this.mss;
+    const again = this.planRetransmission(probe, most);
+    const found = again ?? this.planNew(now, probe, this.pacer.burst(rate, this.mss), most);
     if (found === null) return null;
     if (!probe && rate !== Number.POSITIVE_INFINITY && !this.pacer.allows(now)) {
       this.pacedUntil = this.pacer.deadline;
@@ -188,7 +209,7 @@ export class Sender {
     return found;
   }
 
-  private planRetransmission(probe: boolean): Plan | null {
+  private planRetransmission(probe: boolean, most: number): Plan | null {
     const { recovery } = this;
     if (recovery.probing && this.unsent > 0 && !probe) return null;
     const { board } = recovery;
@@ -201,7 +222,7 @@ export class Sender {
       this.limited = true;
       return null;
     }
-    const whole = Math.max(this.mss, Math.floor(Math.min(room, this.maxPacket) / this.mss) * this.mss);
+    const whole = Math.max(this.mss, Math.floor(Math.min(room, most) / this.mss) * this.mss);
     if (length > whole) board.split(i, whole);
     return this.planEntry(i);
   }
@@ -235,7 +256,7 @@ export class Sender {
     return this.planEntry(i);
   }
 
-  private planNew(now: Micros, probe: boolean, burst: number): Plan | null {
+  private planNew(now: Micros, probe: boolean, burst: number, most: number): Plan | null {
     if (this.finSent) return null;
     const unsent = this.unsent;
     const fin = this.finQueued;
@@ -250,14 +271,14 @@ export class Sender {
     }
     const byWindow = seqDiff((this.una + this.wnd) | 0, this.nxt);
     const byCwnd = probe ? this.mss : Math.floor(this.cc.cwnd - pipe);
-    let length = Math.min(unsent, byWindow, pipe === 0 ? Math.max(byCwnd, this.mss) : byCwnd, this.maxPacket);
+    let length = Math.min(unsent, byWindow, pipe === 0 ? Math.max(byCwnd, this.mss) : byCwnd, most);
     if (length <= 0 && unsent > 0) return this.blocked(byWindow, byCwnd);
     if (unsent === 0 && byWindow <= 0) return this.blocked(byWindow, byCwnd);
-    if (length < unsent && length < this.maxPacket) {
+    if (length < unsent && length < most) {
       // Held back by a window. Small change is not worth a packet.
       if (byCwnd < byWindow && pipe > 0 && !probe) {
-        if (length < this.mss || length < Math.min(this.maxPacket, burst, this.cc.cwnd / 3))
-          return this.blocked(byWindow, byCwnd);
+        const worth = this.offload ? Math.min(most, burst, this.cc.cwnd / 3) : 0;
+        if (length < Math.max(this.mss, worth)) return this.blocked(byWindow, byCwnd);
       } else if (length < this.mss && length < this.maxWnd / 2) return this.blocked(byWindow, byCwnd);
     }
     length = Math.min(length, Math.max(this.mss, Math.floor(burst / this.mss) * this.mss));
