@@ -17,6 +17,8 @@ export interface NativeTun {
 }
 export interface Native {
   readonly Tun: new (name: string, flags: number) => NativeTun;
+  /** On: programs that this thread starts have CAP_NET_ADMIN if it has. Returns whether something was changed. */
+  netAdminForChildren(on: boolean): boolean;
   /** 0, or errno. */
   setSocketOption(fd: number, level: number, name: number, value: number): number;
 }

@@ -3,7 +3,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { KubeBusError } from '../../lib/core/index.js';
-import { systemEnvironment } from '../../lib/l3/index.js';
+import { systemEnvironment, withNetAdmin } from '../../lib/l3/index.js';
 
 export interface Snat {
   stop(): void;
@@ -41,7 +41,9 @@ export async function startSnat(
     `add chain inet ${table} post { type nat hook postrouting priority srcnat; }`,
     ...rules.map((rule) => `add rule inet ${table} post ${rule}`),
   ];
-  const nft: ChildProcess = spawn('nft', ['-i'], { stdio: ['pipe', 'pipe', 'pipe'], env: systemEnvironment() });
+  const nft: ChildProcess = withNetAdmin(() =>
+    spawn('nft', ['-i'], { stdio: ['pipe', 'pipe', 'pipe'], env: systemEnvironment() }),
+  );
   let output = '';
   for (const stream of [nft.stdout!, nft.stderr!]) {
     stream.setEncoding('utf8').on('data', (text: string) => {

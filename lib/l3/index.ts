@@ -37,7 +37,7 @@ export * from './route.js';
 export * from './route-table.js';
 export * from './router.js';
 export { StateFile, type StateFileOptions } from './state-file.js';
-export { openTun, TunDevice, type TunHandler, type TunOptions } from './tun.js';
+export { openTun, TunDevice, type TunHandler, type TunOptions, withNetAdmin } from './tun.js';
 export type { IcmpListener, Vrf, VrfLimits } from './vrf.js';
 export { DEFAULT_VRF_LIMITS } from './vrf.js';
 export { packetLine } from './wire/pretty.js';

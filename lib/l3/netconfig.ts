@@ -4,6 +4,7 @@
 import { spawn } from 'node:child_process';
 import { KubeBusError } from '../core/index.js';
 import { formatAddress, formatPrefix, type Prefix } from './address.js';
+import { withNetAdmin } from './tun.js';
 
 /**
  * Of the routes that we set. Above that of a directly connected subnet (0 and, for IPv6, 256): a host that stands in a subnet
@@ -141,10 +142,12 @@ export function systemEnvironment(): NodeJS.ProcessEnv {
 /** One `ip -batch -` for all commands. `force`: goes on after a failing line and ignores it. */
 function ip(commands: readonly string[], force = false): Promise<void> {
   return new Promise((resolve, reject) => {
-    const child = spawn('ip', [...(force ? ['-force'] : []), '-batch', '-'], {
-      stdio: ['pipe', 'ignore', 'pipe'],
-      env: systemEnvironment(),
-    });
+    const child = withNetAdmin(() =>
+      spawn('ip', [...(force ? ['-force'] : []), '-batch', '-'], {
+        stdio: ['pipe', 'ignore', 'pipe'],
+        env: systemEnvironment(),
+      }),
+    );
     let stderr = '';
     child.stderr.setEncoding('utf8').on('data', (text: string) => {
       if (stderr.length < 4096) stderr += text;

@@ -57,6 +57,20 @@ export function openTun(options: TunOptions = {}): TunDevice {
   return new TunDevice(opened, logger);
 }
 
+/**
+ * Runs `start`, which starts a program of the system, so that it may do what this process may: a right that the node binary has
+ * by `setcap` would otherwise end here. Only for the time of the call: no other child of the application gets it.
+ */
+export function withNetAdmin<T>(start: () => T): T {
+  const native = loadNative();
+  const lent = native?.netAdminForChildren(true) ?? false;
+  try {
+    return start();
+  } finally {
+    if (lent) native?.netAdminForChildren(false);
+  }
+}
+
 function explain(cause: unknown, name: string): KubeBusError {
   const { code = '', message = String(cause) } = cause as NodeJS.ErrnoException;
   if (code === 'ENOENT' || code === 'ENODEV' || code === 'ENXIO') {

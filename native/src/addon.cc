@@ -8,15 +8,19 @@
 //   .writeBatch(buf, start, end) -> packets written; -1 when the kernel takes no super-packets although it said so
 //   .counters              Float64Array in the order of enum Counter
 //   setSocketOption(fd, level, name, value)
+//   netAdminForChildren(on)   true: this thread's children may have CAP_NET_ADMIN too
 #include <napi.h>
 #ifdef __linux__
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <linux/if.h>
 #include <linux/if_tun.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 #include <uv.h>
@@ -439,7 +443,26 @@ Napi::Value SetSocketOption(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), rc < 0 ? errno : 0);
 }
 
+// A right that the node binary has by `setcap` does not pass to programs that it starts: only an ambient one does
+// (capabilities(7)), and an ambient one has to be inheritable. Returns whether something was changed.
+Napi::Value NetAdminForChildren(const Napi::CallbackInfo& info) {
+  bool on = info[0].ToBoolean();
+  if (on && prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_IS_SET, CAP_NET_ADMIN, 0, 0) != 0) return Napi::Boolean::New(info.Env(), false);
+  struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+  struct __user_cap_data_struct data[2];
+  constexpr uint32_t bit = 1u << CAP_NET_ADMIN;
+  bool changed = syscall(SYS_capget, &header, data) == 0 && (data[0].permitted & bit) != 0;
+  if (changed) {
+    data[0].inheritable = on ? data[0].inheritable | bit : data[0].inheritable & ~bit;
+    // Taking it out of the inheritable set takes it out of the ambient one.
+    changed = syscall(SYS_capset, &header, data) == 0 &&
+              (!on || prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_NET_ADMIN, 0, 0) == 0);
+  }
+  return Napi::Boolean::New(info.Env(), changed);
+}
+
 Napi::Object Init(Napi::Env env, Napi::Object exports) {
+  exports.Set("netAdminForChildren", Napi::Function::New(env, NetAdminForChildren));
   exports.Set("Tun", Tun::Define(env));
   exports.Set("setSocketOption", Napi::Function::New(env, SetSocketOption));
   return exports;

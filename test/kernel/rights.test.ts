@@ -1,12 +1,14 @@
 // What is missing for a TUN device is named, with how to get it: the real command with the right, the device or the
 // program really taken away.
+import { copyFileSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { kubebusCommand } from '../../examples/lab/command.js';
-import { has, type RunResult, run } from '../../examples/lab/netns.js';
+import { has, Lab, must, type RunResult, run } from '../../examples/lab/netns.js';
 import { systemEnvironment } from '../../lib/l3/index.js';
 import { kernelTest, missing, unique } from '../support/kernel.js';
 
-const check = kernelTest(missing('setpriv', 'unshare', 'mount', 'nft'));
+const check = kernelTest(missing('setpriv', 'setcap', 'unshare', 'mount', 'nft'));
 const cwd = fileURLToPath(new URL('../..', import.meta.url));
 
 /** `kubebus edge` (or router) with a TUN device, started by `wrapper`. Its cloud does not exist: what is missing is told first. */
@@ -75,3 +77,33 @@ check('a device name of more than 15 characters, and one that is taken', async (
   t.is(taken.code, 1);
   t.regex(line(taken), /lo/);
 });
+
+check(
+  'a node binary with the right by setcap: its helpers `ip` and `nft` have it too, for the time of their start',
+  async (t) => {
+    const lab = new Lab(unique('s-'));
+    try {
+      const binary = join(lab.work, 'node');
+      copyFileSync(process.execPath, binary);
+      await must('setcap', ['cap_net_admin+ep', binary]);
+      await lab.ns('a');
+      // Root without its privileges (SECBIT_NOROOT): only what the file grants counts, as for any user.
+      const unprivileged = ['--securebits', '+noroot,+noroot_locked', '--inh-caps=-all'];
+      const [, ...command] = kubebusCommand();
+      const edge = lab.spawn('a', 'setpriv', [
+        ...[...unprivileged, binary, ...command, 'edge', '--insecure', '--tenant', 't', '--node', 'n'],
+        ...['--cloud', 'kubebus://127.0.0.1:1', '--tun', 'kb0', '--mtu', '1300'],
+      ]);
+      await edge.logged(/cannot connect/, 20_000);
+      t.regex(await lab.ip('a', 'link', 'show', 'kb0'), /UP.* mtu 1300/);
+      // It was lent, not given: the process has it permitted, but no child that it starts otherwise would.
+      const capability = (line: string) =>
+        BigInt(`0x${new RegExp(`${line}:\\s*([0-9a-f]+)`).exec(readFileSync(`/proc/${edge.pid}/status`, 'utf8'))![1]}`);
+      t.is(capability('CapPrm'), 1n << 12n);
+      t.is(capability('CapAmb') | capability('CapInh'), 0n);
+      t.is(await edge.stop(), 0, edge.log);
+    } finally {
+      await lab.down();
+    }
+  },
+);
