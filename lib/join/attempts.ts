@@ -11,8 +11,9 @@ export interface AttemptLimits {
   readonly failureBurst: number;
   /** Addresses remembered for their failures; the oldest gives way. **Default:** 4096. */
   readonly addresses: number;
-  /** Requests in progress. **Default:** 256. */
+  /** Requests in progress, of all and of one address. **Default:** 256 and 32. */
   readonly concurrent: number;
+  readonly concurrentPerAddress: number;
 }
 
 export const DEFAULT_ATTEMPTS: AttemptLimits = {
@@ -22,11 +23,13 @@ export const DEFAULT_ATTEMPTS: AttemptLimits = {
   failureBurst: 10,
   addresses: 4096,
   concurrent: 256,
+  concurrentPerAddress: 32,
 };
 
 export class AttemptLimiter {
   private readonly all: TokenBucket;
   private readonly failures = new Map<string, TokenBucket>();
+  private readonly busy = new Map<string, number>();
   private inProgress = 0;
 
   constructor(
@@ -39,18 +42,24 @@ export class AttemptLimiter {
   /** Milliseconds that the caller has to wait; 0: come in, and call `end` once. */
   begin(now: Micros, address: string): number {
     // Who is shut out takes nothing from the others' share.
-    const penalty = this.failures.get(site(address))?.wait(now, 1) ?? 0;
+    const key = site(address);
+    const penalty = this.failures.get(key)?.wait(now, 1) ?? 0;
     if (penalty > 0) return Math.ceil(penalty / MS);
-    if (this.inProgress >= this.limits.concurrent) return 1_000;
+    const busy = this.busy.get(key) ?? 0;
+    if (busy >= this.limits.concurrentPerAddress || this.inProgress >= this.limits.concurrent) return 1_000;
     if (!this.all.take(now, 1)) return Math.ceil(this.all.wait(now, 1) / MS);
     this.inProgress++;
+    this.busy.set(key, busy + 1);
     return 0;
   }
 
   end(now: Micros, address: string, failed: boolean): void {
-    this.inProgress--;
-    if (!failed) return;
     const key = site(address);
+    this.inProgress--;
+    const busy = this.busy.get(key)! - 1;
+    if (busy > 0) this.busy.set(key, busy);
+    else this.busy.delete(key);
+    if (!failed) return;
     const bucket = this.failures.get(key) ?? new TokenBucket(now, this.limits.failureRate, this.limits.failureBurst);
     bucket.take(now, 1);
     this.failures.delete(key);

@@ -170,7 +170,13 @@ test('scopes that make no sense are refused', (t) => {
 });
 
 test('attempts: failures shut out their address only, and wear off; all together have a limit', (t) => {
-  const limiter = new AttemptLimiter(0, { ...DEFAULT_ATTEMPTS, rate: 10, burst: 40, concurrent: 3 });
+  const limiter = new AttemptLimiter(0, {
+    ...DEFAULT_ATTEMPTS,
+    rate: 10,
+    burst: 40,
+    concurrent: 3,
+    concurrentPerAddress: 2,
+  });
   const fail = (now: number, address: string) => {
     const wait = limiter.begin(now, address);
     if (wait === 0) limiter.end(now, address, true);
@@ -182,9 +188,11 @@ test('attempts: failures shut out their address only, and wear off; all together
   t.is(fail(0, '::ffff:10.0.0.1'), 0);
   t.is(fail(10 * SECOND, '2001:db8::1'), 0, 'one more after ten seconds');
   t.true(fail(10 * SECOND, '2001:db8::1') > 0);
-  for (let i = 0; i < 3; i++) t.is(limiter.begin(20 * SECOND, '10.0.0.2'), 0);
-  t.is(limiter.begin(20 * SECOND, '10.0.0.2'), 1_000, 'three at once');
-  for (let i = 0; i < 3; i++) limiter.end(20 * SECOND, '10.0.0.2', false);
+  for (let i = 0; i < 2; i++) t.is(limiter.begin(20 * SECOND, '10.0.0.2'), 0);
+  t.is(limiter.begin(20 * SECOND, '10.0.0.2'), 1_000, 'two at once of one address');
+  t.is(limiter.begin(20 * SECOND, '10.0.0.3'), 0);
+  t.is(limiter.begin(20 * SECOND, '10.0.0.4'), 1_000, 'three at once of all');
+  for (const last of [2, 2, 3]) limiter.end(20 * SECOND, `10.0.0.${last}`, false);
   let passed = 0;
   while (limiter.begin(20 * SECOND, '10.0.0.2') === 0) {
     limiter.end(20 * SECOND, '10.0.0.2', false);

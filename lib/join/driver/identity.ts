@@ -282,7 +282,8 @@ export class NodeIdentity {
 
   private async keep(certified: Certified, key: string, token: string): Promise<void> {
     const now = this.date();
-    const renewAt = now + ((expiry(certified) - now) * 2) / 3;
+    // Two thirds, and not all devices of an image in the same minute.
+    const renewAt = now + (expiry(certified) - now) * (0.6 + this.random.float() / 10);
     const stored: Stored = { version: 1, ...certified, key, token, renewAt };
     this.stored = stored;
     this.state.save(() => stored);
