@@ -122,6 +122,15 @@ export function table(head: readonly string[], rows: readonly (readonly string[]
   return [render(head), `| ${widths.map((width) => '-'.repeat(width)).join(' | ')} |`, ...rows.map(render)].join('\n');
 }
 
+/** How many samples the cells have: `3 samples`, `2 to 3 samples`. */
+function counts(rows: readonly VpnRow[]): string {
+  const sizes = rows.flatMap((row) =>
+    [...THROUGHPUT, ...PACKETS].map((figure) => values(row, figure).length).filter((n) => n > 0),
+  );
+  const [least, most] = [Math.min(...sizes), Math.max(...sizes)];
+  return `${least === most ? most : `${least} to ${most}`} sample${most === 1 ? '' : 's'}`;
+}
+
 export function vpnTables(report: VpnReport): string {
   const sections: string[] = [];
   const rows = [...report.rows].sort((a, b) => b.hops - a.hops);
@@ -156,8 +165,8 @@ export function vpnTables(report: VpnReport): string {
   );
   if (failures.length > 0) sections.push(`Not measured:\n\n${[...new Set(failures)].join('\n')}`);
   sections.push(
-    `Congestion control ${report.congestion} in every namespace; ${report.reps} repetition${report.reps === 1 ? '' : 's'} ` +
-      `(median [min-max]), subjects in turn with new daemons each time; TCP runs of ${report.seconds} s; ${report.minutes.toFixed(1)} minutes in all. ` +
+    `Congestion control ${report.congestion} in every namespace; cells are medians [min-max] of ${counts(rows)}, ` +
+      `subjects in turn with new daemons each time; TCP runs of ${report.seconds} s; ${report.minutes.toFixed(1)} minutes in all, in ${report.sittings} sitting${report.sittings === 1 ? '' : 's'}. ` +
       'CPU is that of all daemons, with the system time spent for them; loaded RTT is that of ping while one iperf3 stream fills the same path.',
   );
   return sections.join('\n\n');

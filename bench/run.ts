@@ -1,13 +1,14 @@
 // npm run bench -- [name...]: see --help. Micro-benches (bench/micro/*.bench.ts) and the end-to-end ones (bench/e2e).
 import { execFileSync, spawnSync } from 'node:child_process';
-import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { cpus, release, totalmem } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { L4_PARTS, type L4Part, l4 } from './e2e/l4.js';
 import { links } from './e2e/links.js';
-import { chooseSubjects, vpn, vpnObstacle } from './e2e/vpn.js';
+import { FIGURES, type Figure } from './e2e/measure.js';
+import { chooseSubjects, type VpnReport, vpn, vpnObstacle } from './e2e/vpn.js';
 import type { MicroResult } from './micro/shape.js';
 import { l4Table, linksTable, machineLine, microTable, type Report, replaceSection, vpnTables } from './report.js';
 
@@ -25,6 +26,17 @@ const positive = (text: string) => {
   return value;
 };
 
+const count = (text: string) => {
+  if (!/^\d+$/.test(text)) throw new InvalidArgumentError('must be a whole number');
+  return Number(text);
+};
+const figureList = (text: string) =>
+  list(text).map((name) => {
+    const figure = FIGURES.find((known) => known === name);
+    if (figure === undefined) throw new InvalidArgumentError(`known: ${FIGURES.join(', ')}`);
+    return figure;
+  });
+
 interface Options {
   json?: boolean;
   smoke?: boolean;
@@ -38,6 +50,8 @@ interface Options {
   seconds?: number;
   cc: string;
   full?: boolean;
+  figures: Figure[];
+  run?: string;
   minutes: number;
   tries: number;
   quiet: number;
@@ -64,8 +78,10 @@ const program = new Command('bench')
   ])
   .option('--variants <names>', 'vpn: of KubeBus, tls and insecure', list, ['tls', 'insecure'])
   .option('--hops <n,n>', 'vpn: 2 = edge-hub-edge, 1 = edge-hub', list, ['2', '1'])
-  .option('--reps <n>', 'vpn and l4: repetitions', positive, 3)
+  .option('--reps <n>', 'vpn and l4: repetitions; 0 with --run only shows what the file of vpn has', count, 3)
   .option('--cc <name>', 'vpn: TCP congestion control in every namespace', 'cubic')
+  .option('--figures <names>', `vpn: of ${FIGURES.join(', ')}`, figureList, [...FIGURES])
+  .option('--run <file>', 'vpn: add to the samples in this file and show all: one run in several sittings')
   .option('--full', 'vpn: all figures on one hop too')
   .option('--minutes <n>', 'vpn: begin no repetition that would end later', positive, 18)
   .option('--tries <n>', 'vpn: how often a figure is taken at most when other work runs', positive, 2)
@@ -197,18 +213,28 @@ async function runVpn(): Promise<void> {
       minutes: options.minutes,
       tries: smoke ? 1 : options.tries,
       quietMs: smoke ? 0 : options.quiet * 1000,
-      smoke,
+      figures: smoke ? options.figures.filter((figure) => figure !== 'paced') : options.figures,
+      earlier: options.run !== undefined && existsSync(options.run) ? readRun(options.run) : undefined,
       log,
     });
     report.vpn = result;
+    if (options.run !== undefined) writeFileSync(options.run, `${JSON.stringify(result)}\n`);
     // A peer that does not start is a gap in the table; KubeBus not starting is a failure.
     failed ||= result.rows.some(
-      (row) => row.subject.startsWith('kubebus') && row.samples.some((sample) => sample.tcpGbps === undefined),
+      (row) => row.subject.startsWith('kubebus') && row.samples.some((sample) => sample.failures.length > 0),
     );
     if (!options.json) process.stdout.write(`\n${vpnTables(result)}\n\n`);
   } catch (error) {
     failed = true;
     log(`vpn: FAILED: ${(error as Error).message}`);
+  }
+}
+
+function readRun(file: string): VpnReport {
+  try {
+    return JSON.parse(readFileSync(file, 'utf8')) as VpnReport;
+  } catch (error) {
+    throw new Error(`--run ${file}: ${(error as Error).message}`);
   }
 }
 

@@ -38,17 +38,17 @@ export interface Settings {
   readonly quietMs: number;
   /** Foreign load (0 to 1 of the machine) above which a figure is taken again. */
   readonly foreignLimit: number;
-  /** Shows that it runs: no search for the paced rate. */
-  readonly smoke: boolean;
   readonly log: (line: string) => void;
 }
 
-/** Which figures: all, or only those that matter on the short path. */
-export type Scope = 'full' | 'short';
+/** What can be measured, in order: each a part of a sample. */
+export const FIGURES = ['ping', 'tcp', 'both', 'streams', 'loaded', 'flood', 'paced'] as const;
+export type Figure = (typeof FIGURES)[number];
 
-export async function measure(path: Path, scope: Scope, settings: Settings): Promise<Sample> {
+export async function measure(path: Path, figures: ReadonlySet<Figure>, settings: Settings): Promise<Sample> {
   const sample: Sample = { failures: [] };
-  const step = async (what: string, run: () => Promise<void>) => {
+  const step = async (figure: Figure | undefined, what: string, run: () => Promise<void>) => {
+    if (figure !== undefined && !figures.has(figure)) return;
     try {
       await run();
     } catch (error) {
@@ -59,43 +59,42 @@ export async function measure(path: Path, scope: Scope, settings: Settings): Pro
     sample.foreignPercent = Math.max(sample.foreignPercent ?? 0, cpu.foreign * 100);
   };
   await quiet(settings.quietMs);
-  await step('ping', async () => {
-    const idle = await ping(path.lab, path.client, path.target, 300, 0.002);
+  // For all alike: code compiled at run time, caches and congestion windows are what they are in a network that is in use.
+  await step(undefined, 'warm-up', async () => {
+    throwOnError(await iperf(path, 1, []));
+    await ping(path.lab, path.client, path.target, 500, 0.002);
+  });
+  await quiet(settings.quietMs);
+  await step('ping', 'ping', async () => {
+    const idle = await ping(path.lab, path.client, path.target, 500, 0.002);
     sample.rttP50 = idle.p50;
     sample.rttP99 = idle.p99;
   });
-  await step('warm-up', async () => {
-    throwOnError(await iperf(path, 1, []));
-  });
-  await step('tcp', async () => {
+  await step('tcp', 'tcp', async () => {
     const { value, cpu } = await cleanest(settings, () => tcp(path, settings.seconds, []));
     Object.assign(sample, value);
     note(cpu);
   });
-  if (scope === 'full') {
-    await step('tcp both ways', async () => {
-      const { value, cpu } = await cleanest(settings, () => tcpBoth(path, settings.seconds));
-      sample.tcpBothGbps = value;
-      note(cpu);
-    });
-    await step('tcp 4 streams', async () => {
-      const { value, cpu } = await cleanest(settings, () => tcp(path, settings.seconds, ['-P', '4']));
-      sample.tcp4Gbps = value.tcpGbps;
-      note(cpu);
-    });
-    await step('ping under load', () => loadedPing(path, settings, sample));
-  }
-  await step('udp flood', async () => {
+  await step('both', 'tcp both ways', async () => {
+    const { value, cpu } = await cleanest(settings, () => tcpBoth(path, settings.seconds));
+    sample.tcpBothGbps = value;
+    note(cpu);
+  });
+  await step('streams', 'tcp 4 streams', async () => {
+    const { value, cpu } = await cleanest(settings, () => tcp(path, settings.seconds, ['-P', '4']));
+    sample.tcp4Gbps = value.tcpGbps;
+    note(cpu);
+  });
+  await step('loaded', 'ping under load', () => loadedPing(path, settings, sample));
+  await step('flood', 'udp flood', async () => {
     const { value, cpu } = await cleanest(settings, () => udp(path, Math.min(3, settings.seconds), 0));
     sample.floodPps = value.receivedPps;
     sample.floodSentPps = value.sentPps;
     note(cpu);
   });
-  if (scope === 'full' && !settings.smoke) {
-    await step('udp paced', async () => {
-      sample.pacedPps = await highestPaced(path, settings, sample.floodPps ?? 50_000);
-    });
-  }
+  await step('paced', 'udp paced', async () => {
+    sample.pacedPps = await highestPaced(path, settings, sample.floodPps ?? 50_000);
+  });
   return sample;
 }
 

@@ -7,7 +7,7 @@ import { fileURLToPath } from 'node:url';
 import { isBuilt } from '../../examples/lab/command.js';
 import { has } from '../../examples/lab/netns.js';
 import type { Path } from './load.js';
-import { measure, type Sample, type Scope, type Settings } from './measure.js';
+import { type Figure, measure, type Sample, type Settings } from './measure.js';
 import { ALIASES, CLOUD, missingPrograms, NAMESPACES, SUBJECTS, type Subject, versionOf } from './subjects.js';
 import { allowCongestionControl, bringUp } from './topology.js';
 
@@ -27,8 +27,9 @@ export interface VpnOptions {
   readonly minutes: number;
   readonly tries: number;
   readonly quietMs: number;
-  /** Shows that it runs: no search for the paced rate. */
-  readonly smoke?: boolean;
+  readonly figures: readonly Figure[];
+  /** A sitting before this one, of the same run: its samples are kept and this one's added. */
+  readonly earlier?: VpnReport | undefined;
   readonly log: (line: string) => void;
 }
 
@@ -44,7 +45,8 @@ export interface VpnRow {
 
 export interface VpnReport {
   readonly congestion: string;
-  readonly reps: number;
+  /** Times that the measuring was begun; one run may be made in several sittings. */
+  readonly sittings: number;
   readonly seconds: number;
   readonly minutes: number;
   readonly rows: VpnRow[];
@@ -78,7 +80,16 @@ export function chooseSubjects(options: Pick<VpnOptions, 'peers' | 'variants'>):
   });
 }
 
+/** Figures of the short path unless all are asked for. */
+const SHORT: ReadonlySet<Figure> = new Set(['ping', 'tcp', 'flood']);
+
 export async function vpn(options: VpnOptions): Promise<VpnReport> {
+  const { earlier } = options;
+  if (earlier && (earlier.congestion !== options.congestion || earlier.seconds !== options.seconds)) {
+    throw new Error(
+      `the run so far is of ${earlier.congestion} and ${earlier.seconds} s: sittings of one run agree in --cc and --seconds`,
+    );
+  }
   const chosen = chooseSubjects(options);
   const subjects = chosen.filter((subject) => {
     const missing = missingPrograms(subject);
@@ -86,11 +97,14 @@ export async function vpn(options: VpnOptions): Promise<VpnReport> {
     return missing.length === 0;
   });
   buildWhenStale(options.log);
-  const rows: VpnRow[] = [];
+  const rows: VpnRow[] = earlier?.rows.map((row) => ({ ...row, samples: [...row.samples] })) ?? [];
   for (const subject of subjects) {
     const version = await versionOf(subject);
     const { name, title, encryption, how } = subject;
-    for (const hops of options.hops) rows.push({ subject: name, title, version, encryption, how, hops, samples: [] });
+    for (const hops of options.hops) {
+      if (!rows.some((row) => row.subject === name && row.hops === hops))
+        rows.push({ subject: name, title, version, encryption, how, hops, samples: [] });
+    }
   }
   const settings: Settings = {
     seconds: options.seconds,
@@ -98,7 +112,6 @@ export async function vpn(options: VpnOptions): Promise<VpnReport> {
     tries: options.tries,
     quietMs: options.quietMs,
     foreignLimit: 0.08,
-    smoke: options.smoke === true,
     log: options.log,
   };
   const start = performance.now();
@@ -125,8 +138,10 @@ export async function vpn(options: VpnOptions): Promise<VpnReport> {
   } finally {
     restore();
   }
-  const minutes = (performance.now() - start) / 60_000;
-  return { congestion: options.congestion, reps, seconds: options.seconds, minutes, rows };
+  if (options.reps === 0 && earlier) return earlier;
+  const minutes = (earlier?.minutes ?? 0) + (performance.now() - start) / 60_000;
+  const { congestion, seconds } = options;
+  return { congestion, sittings: (earlier?.sittings ?? 0) + 1, seconds, minutes, rows };
 }
 
 async function oneRepetition(subject: Subject, options: VpnOptions, settings: Settings): Promise<[number, Sample][]> {
@@ -139,8 +154,9 @@ async function oneRepetition(subject: Subject, options: VpnOptions, settings: Se
       const target = hops === 2 ? overlay.edge2 : overlay.cloud;
       const path: Path = { lab, client: 'edge1', server, target, namespaces: NAMESPACES };
       await lab.waitPing('edge1', target);
-      const scope: Scope = hops === 2 || options.full ? 'full' : 'short';
-      samples.push([hops, await measure(path, scope, settings)]);
+      const all = hops === 2 || options.full;
+      const figures = new Set(options.figures.filter((figure) => all || SHORT.has(figure)));
+      if (figures.size > 0) samples.push([hops, await measure(path, figures, settings)]);
     }
   } catch (error) {
     const message = (error as Error).message;
