@@ -28,7 +28,7 @@ export interface StreamHandler {
   /** True while the bytes of a frame are half there: the next bytes are best read straight into `room()`. */
   readonly hasPartial: boolean;
   onData(length: number): void;
-  /** All writes so far have been taken by the operating system; comes only after `write` returned false. */
+  /** Less than STREAM_HIGH_WATER waits again, best nothing; comes only, and always, after `write` returned false. */
   onDrain(): void;
   /** Where the next datagram is to be put: room for the largest. Reported by `onDatagram(n)`. Only where the stream has datagrams. */
   datagramRoom(): Uint8Array;

@@ -3,7 +3,7 @@
 
 import type { Duplex } from 'node:stream';
 import { KubeBusError, Slab } from '../../lib/core/index.js';
-import type { ByteStream, PeerIdentity, StreamHandler } from '../../lib/l2/transport.js';
+import { type ByteStream, type PeerIdentity, STREAM_HIGH_WATER, type StreamHandler } from '../../lib/l2/transport.js';
 import type { AuthMachine } from './auth.js';
 import { CreditFlow, MAX_RECORD } from './credit.js';
 
@@ -93,7 +93,7 @@ export class DuplexStream implements ByteStream {
     this.outgoing.push({ slab, start, end });
     this.outgoingBytes += end - start;
     this.pump();
-    if (this.pending > HIGH_WATER) this.needDrain = true;
+    if (this.pending >= STREAM_HIGH_WATER) this.needDrain = true;
     return !this.needDrain;
   }
 
