@@ -221,7 +221,7 @@ async function run(kind: 'edge' | 'router', o: NodeFlags, io: Io): Promise<void>
     const listeners = await startNodeServices(joined, o);
     const { tenant, node, addresses, device } = joined;
     logger.info({ tenant, node, addresses, device, ...(listeners.length > 0 ? { listeners } : {}) }, `${kind} up`);
-    await Promise.race([stopped, sentAway(joined)]);
+    await Promise.race([stopped, sentAway(joined), deviceLost(joined)]);
   } catch (error) {
     if (!io.stop.aborted) throw error;
   } finally {
@@ -235,6 +235,15 @@ function sentAway(running: KubeBusNode): Promise<never> {
   return new Promise((_, reject) => {
     running.on('down', (reason) => {
       if (running.link.state === 'closed' && reason?.side === 'remote') reject(reason);
+    });
+  });
+}
+
+/** Rejects when the TUN device is gone: the host is off the overlay, and only a new start brings it back. */
+function deviceLost(running: KubeBusNode): Promise<never> {
+  return new Promise((_, reject) => {
+    running.on('error', (error) => {
+      if (error.code === 'ERR_TUN_LOST') reject(error);
     });
   });
 }

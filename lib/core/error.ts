@@ -43,6 +43,7 @@ export const L3_ERROR_CODES = {
   ERR_ROUTE_LIMIT: 'The limit of routes per node or tenant is reached.',
   ERR_TUN_UNAVAILABLE: 'The TUN addon is not there: no prebuilt binary fits and it could not be compiled at install.',
   ERR_TUN_PERMISSION: 'CAP_NET_ADMIN or access to /dev/net/tun is missing.',
+  ERR_TUN_LOST: 'The TUN device is gone: somebody deleted it, or the kernel closed it.',
   ERR_TUN: 'The TUN device failed; `cause` has the error of the system.',
   ERR_STATE: 'The state on disk cannot be read or written.',
 } as const satisfies Record<string, string>;

@@ -63,7 +63,7 @@ export function openTun(options: TunOptions = {}): TunDevice {
  */
 export function withNetAdmin<T>(start: () => T): T {
   const native = loadNative();
-  const lent = native?.netAdminForChildren(true) ?? false;
+  const lent = native?.netAdminForChildren?.(true) ?? false;
   try {
     return start();
   } finally {
@@ -186,6 +186,8 @@ export class TunDevice {
     this.closed = true;
     for (const queue of this.queues) queue.close();
     this.logger.error({ device: this.name, errno }, 'the TUN device is gone');
-    this.handler?.onClose(new KubeBusError('ERR_TUN', `the device ${this.name} was deleted or broke (errno ${errno})`));
+    this.handler?.onClose(
+      new KubeBusError('ERR_TUN_LOST', `the device ${this.name} was deleted or broke (errno ${errno})`),
+    );
   }
 }

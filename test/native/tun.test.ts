@@ -260,7 +260,7 @@ check('a device that somebody deletes is reported, once', async (t) => {
   tun.open({ onPackets() {}, onClose: (error) => closed.push(error) });
   await must('ip', ['link', 'del', tun.name]);
   await until('the report', 5_000, () => closed.length > 0);
-  t.is(closed[0]?.code, 'ERR_TUN');
+  t.is(closed[0]?.code, 'ERR_TUN_LOST');
   t.regex(closed[0]!.message, /deleted/);
   tun.close();
   tun.send(Slab.of(Buffer.alloc(64)), 0, 64);
