@@ -250,6 +250,11 @@ export class Ledger {
     return true;
   }
 
+  /** Records in all. */
+  get size(): number {
+    return this.tokens.size + this.nodes.size;
+  }
+
   // ---- on disk
 
   snapshot(): unknown {

@@ -79,6 +79,7 @@ export async function openAuthority(certPem: string, key: string): Promise<Autho
 
 function authority(ca: x509.X509Certificate, signingKey: webcrypto.CryptoKey, key: string): Authority {
   const der = new Uint8Array(ca.rawData);
+  let keyIdentifier: Promise<x509.AuthorityKeyIdentifierExtension> | undefined;
   const certify = async (publicKey: x509.PublicKey, request: CertificateRequest): Promise<Certificate> => {
     const { name, names, lifetime, server = false, now = Date.now() } = request;
     const usage = server ? x509.ExtendedKeyUsage.serverAuth : x509.ExtendedKeyUsage.clientAuth;
@@ -96,7 +97,7 @@ function authority(ca: x509.X509Certificate, signingKey: webcrypto.CryptoKey, ke
         new x509.KeyUsagesExtension(x509.KeyUsageFlags.digitalSignature, true),
         new x509.ExtendedKeyUsageExtension([usage], false),
         new x509.SubjectAlternativeNameExtension(names, false),
-        await x509.AuthorityKeyIdentifierExtension.create(ca, false),
+        await (keyIdentifier ??= x509.AuthorityKeyIdentifierExtension.create(ca, false)),
       ],
     });
     return {
