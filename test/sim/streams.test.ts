@@ -84,6 +84,8 @@ function runSeed(seed: number): string | null {
   }
   const done = world.run(world.now + LIMIT, () => flows.every((f) => f.transfers.every((t) => t.finished)));
   for (const { name, a, b, transfers } of flows) {
+    if (a.beyondWindow + b.beyondWindow > 0)
+      return `${name}: ${a.beyondWindow + b.beyondWindow} segments beyond the window`;
     for (const [i, t] of transfers.entries()) if (t.wrongAt >= 0) return `${name}.${i}: wrong byte at ${t.wrongAt}`;
     if (!done && transfers.some((t) => !t.finished)) {
       const state = (p: Peer) =>

@@ -206,6 +206,8 @@ export class Peer {
   private armed: Micros = Number.POSITIVE_INFINITY;
   private readonly writer = new FrameWriter((frame) => this.out!.send(frame));
   badChecksums = 0;
+  /** Segments with text that the window does not allow. */
+  beyondWindow = 0;
 
   constructor(
     private readonly world: World,
@@ -228,8 +230,18 @@ export class Peer {
     if (this.connection === null) {
       if (!(segment.flags & 2) || segment.flags & 16) return;
       this.connection = TcpConnection.accept(this.config, this.world.now, segment);
-    } else this.connection.handleSegment(this.world.now, segment);
+    } else {
+      if (segment.length > 0) this.checkWindow(this.connection);
+      this.connection.handleSegment(this.world.now, segment);
+    }
     this.pump();
+  }
+
+  /** A sender of ours never sends more than it was offered, whatever the network does to what it is told. */
+  private checkWindow(connection: TcpConnection): void {
+    if (connection.state === 'SYN-SENT') return;
+    const { right } = (connection as unknown as { receiver: { right: number } }).receiver;
+    if (((segment.seq + segment.length - right) | 0) > 0) this.beyondWindow++;
   }
 
   /** One round of the driver: idempotent. */

@@ -139,7 +139,10 @@ export class Sender {
     if (verdict !== 'good') return verdict;
     const window = segment.window << this.windowScale;
     const duplicate = ack === this.una && segment.seqLength === 0 && window === this.wnd && seqGt(this.nxt, this.una);
-    if (seqLt(this.wl1, segment.seq) || (this.wl1 === segment.seq && seqLe(this.wl2, ack))) {
+    // Deviation: also when it acknowledges something new, as Linux. The window counts from the acknowledgement that it came with; a
+    // retransmission of the peer has an old number and a new acknowledgement, and with the window of another segment its
+    // right edge would lie beyond what the peer takes: it would drop all that we send from there on.
+    if (seqGt(ack, this.una) || seqLt(this.wl1, segment.seq) || (this.wl1 === segment.seq && seqLe(this.wl2, ack))) {
       this.wnd = window;
       this.wl1 = segment.seq;
       this.wl2 = ack;
