@@ -14,6 +14,7 @@ import type {
   Transport,
 } from '../lib/l2/transport.js';
 import { cloudIdentity, material, nodeIdentity } from './identity.js';
+import { connectThroughProxy, parseProxy } from './proxy.js';
 import { SocketStream } from './socket-stream.js';
 import { connectError, explain, explainCertificate, handshakeCode } from './tls-reasons.js';
 
@@ -26,6 +27,8 @@ export interface TcpOptions {
   readonly tls?: TlsMaterial | TlsSource;
   /** Other protocols on the same port, told apart by ALPN. Only with `tls`. **Default:** none. */
   readonly services?: readonly PortService[];
+  /** Dials through this proxy of the network: `http://`, `https://` or `socks5://[user:password@]host:port`. **Default:** none. */
+  readonly proxy?: string;
   /** Plain TCP: anybody who reaches the port is who the hello says. Only without `tls`. */
   readonly insecure?: boolean;
   /** Time for the TLS handshake of an accepted connection. **Default:** 5 s. */
@@ -66,6 +69,7 @@ export function tcpTransport(options: TcpOptions): Transport {
   if ((options.tls === undefined) !== (options.insecure === true)) {
     throw new KubeBusError('ERR_INVALID_ARGUMENT', 'give either tls (cert, key, ca) or insecure: true');
   }
+  if (options.proxy !== undefined) parseProxy(options.proxy);
   return {
     name: 'tcp',
     listen: (handler) => listen(options, handler),
@@ -88,16 +92,20 @@ async function connectSocket(
   address: string,
   secure: SecureDial | undefined,
   signal: AbortSignal,
+  proxy?: string,
 ): Promise<{ socket: net.Socket; where: string }> {
   const { host, port } = parseHostPort(address);
   const where = `${host.includes(':') ? `[${host}]` : host}:${port}`;
   const { protocol, unverified = false, ...pem } = secure ?? {};
+  const tunnel = proxy === undefined ? null : await connectThroughProxy(proxy, host, port, signal);
+  if (tunnel !== null && secure === undefined) return { socket: tunnel.setNoDelay(true), where };
   const socket =
     secure === undefined
       ? net.connect({ host, port, noDelay: true })
       : tls.connect({
           host,
           port,
+          ...(tunnel === null ? {} : { socket: tunnel }),
           ...pem,
           ...(protocol === undefined ? {} : { ALPNProtocols: [protocol] }),
           rejectUnauthorized: !unverified,
@@ -137,7 +145,7 @@ async function dial(
 ): Promise<ByteStream> {
   // Not verified by Node, which would destroy the socket without a word to the other side; but here, before there is a stream.
   const secure = options.tls === undefined ? undefined : { ...material(options.tls), unverified: true };
-  const { socket, where } = await connectSocket(address, secure, signal);
+  const { socket, where } = await connectSocket(address, secure, signal, options.proxy);
   if (!(socket instanceof tls.TLSSocket)) return new SocketStream(socket, NOBODY, `tcp://${where}`);
   const refusal = cloudRefusal(socket);
   if (refusal === null) {
@@ -168,8 +176,9 @@ export async function dialService(
   address: string,
   secure: SecureDial & { readonly protocol: string },
   signal: AbortSignal,
+  proxy?: string,
 ): Promise<tls.TLSSocket> {
-  const { socket, where } = await connectSocket(address, secure, signal);
+  const { socket, where } = await connectSocket(address, secure, signal, proxy);
   const secured = socket as tls.TLSSocket;
   const refuse = (error: KubeBusError) => {
     secured.on('error', () => {});
@@ -186,6 +195,12 @@ export async function dialService(
   }
   return secured;
 }
+
+/** dialService through a proxy, where there is one. */
+export const serviceDialer =
+  (proxy?: string) =>
+  (address: string, secure: SecureDial & { readonly protocol: string }, signal: AbortSignal): Promise<tls.TLSSocket> =>
+    dialService(address, secure, signal, proxy);
 
 async function listen(options: TcpOptions, handler: AcceptHandler): Promise<Listener> {
   const { host = '0.0.0.0', port = DEFAULT_PORT } = options.listen ?? {};

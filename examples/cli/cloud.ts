@@ -7,7 +7,7 @@ import { KubeBusCloud, type TenantOptions } from '../../lib/index.js';
 import { type JoinAuthority, openJoinAuthority } from '../../lib/join/index.js';
 import type { RateLimit } from '../../lib/l2/index.js';
 import { AddressPool, parsePrefix } from '../../lib/l3/index.js';
-import { DEFAULT_PORT, parseHostPort, tcpTransport } from '../../transports/tcp.js';
+import { DEFAULT_PORT, parseHostPort } from '../../transports/tcp.js';
 import { adminPath, serveAdmin } from './admin.js';
 import {
   device,
@@ -35,8 +35,9 @@ import {
 import { serveStatus } from './status.js';
 import { cloudOf, dateProblem, security, type TlsFiles } from './tls-files.js';
 import { duration } from './token.js';
+import { type CloudTransportFlags, cloudTransportOptions, cloudTransports } from './transports.js';
 
-interface CloudFlags extends TlsFiles, CloudServiceFlags {
+interface CloudFlags extends TlsFiles, CloudTransportFlags, CloudServiceFlags {
   readonly listen: { host: string; port: number };
   readonly tenant?: readonly { tenant: string; pools: string[] }[];
   readonly tun?: readonly { tenant: string; device?: string }[];
@@ -154,6 +155,7 @@ export function cloudCommand(io: Io): Command {
     .option('--log-level <level>', 'debug, info, warn, error or silent', logLevel, 'info')
     .option('--config <file>', 'YAML file with the same options (flags win)')
     .action((flags: CloudFlags) => run(flags, io));
+  cloudTransportOptions(command, hostPort);
   return cloudServiceOptions(command);
 }
 
@@ -253,7 +255,7 @@ async function serve(
   const problem = certificate === null ? null : dateProblem(certificate);
   if (problem !== null) logger.warn({ option: 'cert' }, problem);
   const cloud = await KubeBusCloud.start({
-    transports: [tcpTransport({ listen: o.listen, ...transport })],
+    transports: cloudTransports(o, transport),
     tenants,
     name: o.name ?? own,
     mtu: o.mtu,

@@ -4,7 +4,7 @@ import { readFileSync } from 'node:fs';
 import { Command, InvalidArgumentError } from 'commander';
 import { type Advertisement, KubeBusNode, type NodeOptions } from '../../lib/index.js';
 import { NodeIdentity, parseToken } from '../../lib/join/index.js';
-import { tcpTransport } from '../../transports/tcp.js';
+import { serviceDialer } from '../../transports/tcp.js';
 import {
   cloudAddress,
   device,
@@ -23,8 +23,9 @@ import { accessLogOf, type NodeServiceFlags, nodeServiceOptions, startNodeServic
 import { checkSnat, startSnat } from './snat.js';
 import { serveStatus } from './status.js';
 import { dateProblem, nodeOf, type Security, security, type TlsFiles } from './tls-files.js';
+import { type NodeTransportFlags, nodeTransport, nodeTransportOptions } from './transports.js';
 
-interface NodeFlags extends TlsFiles, NodeServiceFlags {
+interface NodeFlags extends TlsFiles, NodeTransportFlags, NodeServiceFlags {
   readonly join?: string;
   readonly cloud?: readonly string[];
   readonly tenant?: string;
@@ -79,6 +80,7 @@ export function nodeCommand(kind: 'edge' | 'router', io: Io): Command {
     .option('--log-level <level>', 'debug, info, warn, error or silent', logLevel, 'info')
     .option('--config <file>', 'YAML file with the same options (flags win)')
     .action((flags: NodeFlags) => run(kind, flags, io));
+  nodeTransportOptions(command);
   nodeServiceOptions(command);
   if (kind === 'router')
     command.option('--snat', "translate sources to this host's address towards the advertised subnets");
@@ -139,6 +141,8 @@ async function byToken(o: NodeFlags & { state: string }, io: Io): Promise<Who> {
       KubeBusNode.join({
         ...common,
         stateDir,
+        transport: (tls) => nodeTransport(o, { tls }),
+        dialService: serviceDialer(o.outboundProxy),
         ...(token === undefined ? {} : { token }),
         ...(node === undefined ? {} : { node }),
       }),
@@ -160,6 +164,7 @@ async function byFiles(o: NodeFlags): Promise<Who> {
     throw new UsageError("option '--cloud' is missing: the address of the cloud, kubebus://host:port (or '--join')");
   const { transport, certificate } = security(o);
   const name = identity(o, certificate);
+  const dialWith = nodeTransport(o, transport);
   return {
     name,
     warning: certificate === null ? null : dateProblem(certificate),
@@ -168,7 +173,7 @@ async function byFiles(o: NodeFlags): Promise<Who> {
         ...common,
         ...name,
         cloud,
-        transport: tcpTransport(transport),
+        transport: dialWith,
         ...(state === undefined ? {} : { stateDir: state }),
       }),
   };
