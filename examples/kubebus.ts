@@ -8,11 +8,11 @@ for (const signal of ['SIGINT', 'SIGTERM'] as const) {
   // The first one stops in order, a second one at once.
   process.on(signal, () => (stop.signal.aborted ? process.exit(1) : stop.abort()));
 }
-process.exit(
-  await main(process.argv.slice(2), {
-    in: process.stdin,
-    out: process.stdout,
-    err: process.stderr,
-    stop: stop.signal,
-  }),
-);
+process.exitCode = await main(process.argv.slice(2), {
+  in: process.stdin,
+  out: process.stdout,
+  err: process.stderr,
+  stop: stop.signal,
+});
+// What is still being written (a goodbye, the last line of a log) goes out first, but a peer that does not read cannot hold us.
+setTimeout(() => process.exit(), 1_000).unref();
