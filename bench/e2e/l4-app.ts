@@ -21,7 +21,7 @@ async function connected(net: NetApi, host: string, port: number): Promise<Socke
 
 async function listening(net: NetApi, host: string | undefined, onSocket: (socket: Socket) => void) {
   const server = net.createServer((socket) => {
-    socket.on('error', () => socket.destroy());
+    socket.on('error', destroyThis);
     onSocket(socket);
   });
   server.listen(0, host);
@@ -68,12 +68,21 @@ export async function bulk(
   return { gbps: (bytes * 8) / 1e9 / took, cpuPerGb: (cpu.user + cpu.system) / 1e6 / (bytes / 1e9) };
 }
 
+// Without a closure per socket: memory is measured with these.
+function destroyThis(this: Socket): void {
+  this.destroy();
+}
+
+function writeBack(this: Socket, data: Buffer): void {
+  this.write(data);
+}
+
 /** An echo server; returns its port. */
 export async function echo(net: NetApi, host?: string): Promise<number> {
   return (
     await listening(net, host, (socket) => {
       socket.setNoDelay(true);
-      socket.on('data', (data) => socket.write(data));
+      socket.on('data', writeBack);
     })
   ).port;
 }

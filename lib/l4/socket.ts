@@ -110,6 +110,12 @@ function writeAfterEnd(this: Socket, chunk: unknown, encoding?: unknown, callbac
   return false;
 }
 
+type Settings = Readonly<Pick<SocketOptions, 'noDelay' | 'keepAlive' | 'keepAliveInitialDelay' | 'tcp' | 'blockList'>>;
+
+/** Of most sockets: one object for all of them. */
+const NO_SETTINGS: Settings = {};
+const NO_DELAY: Settings = { noDelay: true };
+
 export class Socket extends Duplex implements HandleOwner {
   connecting = false;
   /** Milliseconds of `setTimeout`; undefined as long as none was set. */
@@ -128,10 +134,7 @@ export class Socket extends Duplex implements HandleOwner {
   private sockName: AddressInfo | null = null;
   private resetting = false;
   private wantsRef = true;
-  private readonly settings: Pick<
-    SocketOptions,
-    'noDelay' | 'keepAlive' | 'keepAliveInitialDelay' | 'tcp' | 'blockList'
-  >;
+  private settings: Settings = NO_SETTINGS;
   private onread: OnReadOptions | null = null;
   private readBuffer: Uint8Array | null = null;
   private readDone = 0;
@@ -162,14 +165,13 @@ export class Socket extends Duplex implements HandleOwner {
     this.context = internals.context;
     this.server = internals.server ?? null;
     this._server = this.server;
-    this.settings = {};
-    if (stream.noDelay !== undefined) this.settings.noDelay = Boolean(stream.noDelay);
-    if (stream.keepAlive !== undefined) this.settings.keepAlive = Boolean(stream.keepAlive);
+    if (stream.noDelay !== undefined) this.adjust({ noDelay: Boolean(stream.noDelay) });
+    if (stream.keepAlive !== undefined) this.adjust({ keepAlive: Boolean(stream.keepAlive) });
     if (stream.keepAliveInitialDelay !== undefined) {
-      this.settings.keepAliveInitialDelay = stream.keepAliveInitialDelay;
+      this.adjust({ keepAliveInitialDelay: stream.keepAliveInitialDelay });
     }
-    if (tcp !== undefined) this.settings.tcp = tcp;
-    if (stream.blockList !== undefined) this.settings.blockList = stream.blockList;
+    if (tcp !== undefined) this.adjust({ tcp });
+    if (stream.blockList !== undefined) this.adjust({ blockList: stream.blockList });
     if (onread !== null && typeof onread === 'object') {
       const buffer = typeof onread.buffer === 'function' ? onread.buffer() : onread.buffer;
       if (buffer instanceof Uint8Array && typeof onread.callback === 'function') {
@@ -370,15 +372,16 @@ export class Socket extends Duplex implements HandleOwner {
 
   setNoDelay(enable = true): this {
     const value = Boolean(enable);
-    this.settings.noDelay = value;
+    if (this.settings === NO_SETTINGS && value) this.settings = NO_DELAY;
+    else this.adjust({ noDelay: value });
     if (!this.connecting) this._handle?.setOption('noDelay', value);
     return this;
   }
 
   /** `initialDelay` in milliseconds; 0 leaves the time that was set before. */
   setKeepAlive(enable = false, initialDelay = 0): this {
-    this.settings.keepAlive = Boolean(enable);
-    if (initialDelay > 0) this.settings.keepAliveInitialDelay = initialDelay;
+    this.adjust({ keepAlive: Boolean(enable) });
+    if (initialDelay > 0) this.adjust({ keepAliveInitialDelay: initialDelay });
     if (!this.connecting && this._handle !== null) this.applyKeepAlive(this._handle);
     return this;
   }
@@ -495,6 +498,10 @@ export class Socket extends Duplex implements HandleOwner {
 
   // ---- inside
 
+  private adjust(change: Settings): void {
+    this.settings = { ...this.settings, ...change };
+  }
+
   /** Sockets are many and their options few: all that were not changed share one object. */
   private makeRequest(options: ConnectOptions): ConnectRequest {
     const { port, host, lookup, localAddress, localPort, family } = options;
@@ -507,10 +514,10 @@ export class Socket extends Duplex implements HandleOwner {
     }
     if (lookup !== undefined) validateFunction(lookup, 'options.lookup');
     const { noDelay, keepAlive, keepAliveInitialDelay, tcp } = options;
-    if (noDelay !== undefined) this.settings.noDelay = Boolean(noDelay);
-    if (keepAlive !== undefined) this.settings.keepAlive = Boolean(keepAlive);
-    if (keepAliveInitialDelay !== undefined) this.settings.keepAliveInitialDelay = keepAliveInitialDelay;
-    if (tcp !== undefined) this.settings.tcp = tcp;
+    if (noDelay !== undefined) this.adjust({ noDelay: Boolean(noDelay) });
+    if (keepAlive !== undefined) this.adjust({ keepAlive: Boolean(keepAlive) });
+    if (keepAliveInitialDelay !== undefined) this.adjust({ keepAliveInitialDelay });
+    if (tcp !== undefined) this.adjust({ tcp });
     const auto = options.autoSelectFamily;
     if (auto !== undefined && typeof auto !== 'boolean') {
       throw argType('options.autoSelectFamily', 'of type boolean', auto);

@@ -4,7 +4,7 @@
 import { Flag, HEADER, type Micros, type Random, SECOND } from '../core/index.js';
 import type { IpEndpoint } from '../l3/index.js';
 import { checksum, pseudoSum4, pseudoSum6 } from '../l3/wire/checksum.js';
-import { copyOf } from './bytes.js';
+import { AddressCache } from './address-cache.js';
 import { Deadlines } from './deadlines.js';
 import { type FlowHandler, type FlowListener, FlowTable, TcpFlow } from './flow-table.js';
 import type { IcmpError } from './icmp-error.js';
@@ -70,6 +70,7 @@ export class TcpStack {
     'tcp-icmp-unmatched': 0,
   };
   readonly memory: TcpMemory;
+  private readonly addresses = new AddressCache();
   private readonly flows: FlowTable;
   private readonly deadlines = new Deadlines();
   private readonly listeners = new Map<number, TcpListener[]>();
@@ -267,7 +268,14 @@ export class TcpStack {
       if (((iss - old.timeWait.nextSequence) | 0) <= 0) iss = (old.timeWait.nextSequence + 0x10000) | 0;
       this.drop(old);
     }
-    const config = this.makeConfig(local, port, remote, remotePort, iss, options);
+    const config = this.makeConfig(
+      this.addresses.at(local, 0, local.length),
+      port,
+      this.addresses.at(remote, 0, remote.length),
+      remotePort,
+      iss,
+      options,
+    );
     const flow = new TcpFlow(config, this.factory.connect(config, now));
     flow.handler = handler;
     this.flows.add(flow);
@@ -398,8 +406,8 @@ export class TcpStack {
       this.counters['syn-dropped']++;
       return;
     }
-    const local = copyOf(s.buf, s.dst, s.dst + s.addressLength);
-    const remote = copyOf(s.buf, s.src, s.src + s.addressLength);
+    const local = this.addresses.at(s.buf, s.dst, s.addressLength);
+    const remote = this.addresses.at(s.buf, s.src, s.addressLength);
     if (listener.halfOpen >= this.limits.halfOpen) {
       this.sendCookie(now, s, local, remote);
       return;
@@ -413,8 +421,8 @@ export class TcpStack {
   /** An ACK to a listener: of a cookie, or of something long gone. */
   private handleStrangeAck(now: Micros, s: TcpSegment, listener: TcpListener): void {
     if ((s.flags & TcpFlag.syn) === 0 && this.cookies.active(now)) {
-      const local = copyOf(s.buf, s.dst, s.dst + s.addressLength);
-      const remote = copyOf(s.buf, s.src, s.src + s.addressLength);
+      const local = this.addresses.at(s.buf, s.dst, s.addressLength);
+      const remote = this.addresses.at(s.buf, s.src, s.addressLength);
       const cookie = this.cookies.check(now, s, local, remote);
       if (cookie !== null && this.flows.size - this.timeWaits < this.limits.connections) {
         this.counters['syn-cookies-good']++;

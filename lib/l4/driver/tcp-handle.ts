@@ -10,6 +10,12 @@ import { codeOfReason } from './errors.js';
 /** Most bytes handed up at once: what Node's own sockets read at a time. */
 const READ_MAX = 65_536;
 
+/** Bytes of a write that wait; never changed while empty, so all handles share this one. */
+const NOTHING: Uint8Array[] = [];
+
+/** In a tick of its own, without a closure per connection. */
+const pull = (handle: TcpHandle): void => handle.pull();
+
 export interface HandleOwner {
   /** The connection is up (code null) or has failed. Active opens only. */
   onConnect(code: string | null): void;
@@ -43,7 +49,7 @@ export class TcpHandle implements FlowHandler {
   private told = false;
   private finished = false;
   private target: Uint8Array | null = null;
-  private pending: Uint8Array[] = [];
+  private pending: Uint8Array[] = NOTHING;
   private pendingDone: ((code: string | null) => void) | null = null;
   private waitingBytes = 0;
   private referenced = false;
@@ -97,7 +103,7 @@ export class TcpHandle implements FlowHandler {
     const { connection } = this;
     // What is there already comes in its own tick, as from the kernel.
     if (connection.readable === 0 && !connection.ended && this.failure === null) return;
-    if (!this.fresh) process.nextTick(this.pull);
+    if (!this.fresh) process.nextTick(pull, this);
   }
 
   readStop(): void {
@@ -165,7 +171,7 @@ export class TcpHandle implements FlowHandler {
     this.flow.handler = null;
     const done = this.pendingDone;
     this.pendingDone = null;
-    this.pending = [];
+    this.pending = NOTHING;
     how();
     this.driver.touch(this.flow);
     this.unref();
@@ -212,7 +218,7 @@ export class TcpHandle implements FlowHandler {
     if (this.failure !== null && this.pendingDone !== null) {
       const done = this.pendingDone;
       this.pendingDone = null;
-      this.pending = [];
+      this.pending = NOTHING;
       this.told = true;
       done(this.failure);
     }
@@ -235,7 +241,8 @@ export class TcpHandle implements FlowHandler {
     done?.(null);
   }
 
-  private readonly pull = (): void => {
+  /** Hands up what is there. */
+  pull(): void {
     const { connection } = this;
     let took = false;
     while (this.reading && connection.readable > 0) {
@@ -263,5 +270,5 @@ export class TcpHandle implements FlowHandler {
       this.reading = false;
       this.owner?.onReadError(this.failure);
     }
-  };
+  }
 }

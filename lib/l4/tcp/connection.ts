@@ -24,6 +24,7 @@ import { Timestamps } from './timestamps.js';
 import {
   type CookieState,
   type IcmpKind,
+  optionsWith,
   type TcpConfig,
   TcpEvent,
   type TcpOptions,
@@ -41,7 +42,7 @@ export class TcpConnection implements TcpSurface {
   private readonly receiver: Receiver;
   private readonly closing = new Closing();
   private readonly path: Path;
-  private readonly urgent = new Urgent();
+  private urgent: Urgent | null = null;
   private readonly output: Output;
   private readonly retransmit: RetransmitTimer;
   private readonly iss: Seq;
@@ -60,7 +61,12 @@ export class TcpConnection implements TcpSurface {
   private closeDue = false;
   private keepDue = false;
   private failure: TcpReason = 'none';
-  private readonly counters = { received: 0, bytesReceived: 0, timeouts: 0, dropped: 0, challenges: 0 };
+  // Not an object of their own: there are many connections.
+  private countReceived = 0;
+  private countBytes = 0;
+  private countTimeouts = 0;
+  private countDropped = 0;
+  private countChallenges = 0;
 
   private constructor(readonly config: TcpConfig) {
     const { options } = config;
@@ -141,18 +147,17 @@ export class TcpConnection implements TcpSurface {
     return this.sender.cc.cwnd;
   }
   stats(): Readonly<TcpStats> {
-    const c = this.counters;
     return {
       bytesSent: this.output.bytes,
-      bytesReceived: c.bytesReceived,
+      bytesReceived: this.countBytes,
       segmentsSent: this.output.segments,
-      segmentsReceived: c.received,
+      segmentsReceived: this.countReceived,
       retransmitted: this.sender.retransmittedBytes,
-      timeouts: c.timeouts,
+      timeouts: this.countTimeouts,
       fastRecoveries: this.sender.recovery.fastRecoveries,
       undone: this.sender.recovery.undone,
-      dropped: c.dropped,
-      challengeAcks: c.challenges,
+      dropped: this.countDropped,
+      challengeAcks: this.countChallenges,
     };
   }
 
@@ -160,7 +165,7 @@ export class TcpConnection implements TcpSurface {
 
   handleSegment(now: Micros, segment: TcpSegment): void {
     const state = this.machine.current;
-    this.counters.received++;
+    this.countReceived++;
     if (state === 'CLOSED') return;
     if (state === 'TIME-WAIT') {
       this.timeWait?.handleSegment(now, segment);
@@ -180,12 +185,12 @@ export class TcpConnection implements TcpSurface {
       return;
     }
     if (!this.admit(now, segment)) {
-      this.counters.dropped++;
+      this.countDropped++;
       return;
     }
     this.ts.handleAccepted(now, segment, this.receiver.lastAckSent);
     if (!this.takeAck(now, segment)) {
-      this.counters.dropped++;
+      this.countDropped++;
       return;
     }
     this.takeText(now, segment);
@@ -200,7 +205,7 @@ export class TcpConnection implements TcpSurface {
       const elapsed = ts.elapsed(now, segment.tsecr);
       if (elapsed >= 0) receiver.handleRttSample(elapsed);
     }
-    this.counters.bytesReceived += receiver.handleText(now, segment, false, this.options.delayedAck);
+    this.countBytes += receiver.handleText(now, segment, false, this.options.delayedAck);
     this.events |= TcpEvent.readable;
   }
 
@@ -250,7 +255,7 @@ export class TcpConnection implements TcpSurface {
 
   private challenge(now: Micros): void {
     if (!(this.limiter ??= new ChallengeLimiter()).allows(now)) return;
-    this.counters.challenges++;
+    this.countChallenges++;
     this.receiver.requestAck();
   }
 
@@ -309,7 +314,7 @@ export class TcpConnection implements TcpSurface {
 
   /** Steps 6 to 8. */
   private takeText(now: Micros, segment: TcpSegment): void {
-    this.urgent.handleSegment(segment);
+    if (segment.flags & TcpFlag.urg) (this.urgent ??= new Urgent()).handleSegment(segment);
     const { receiver } = this;
     const state = this.machine.current;
     const fin = (segment.flags & TcpFlag.fin) !== 0;
@@ -326,7 +331,7 @@ export class TcpConnection implements TcpSurface {
     }
     const fresh = receiver.handleText(now, segment, fin, this.options.delayedAck);
     if (fresh > 0) {
-      this.counters.bytesReceived += fresh;
+      this.countBytes += fresh;
       if (this.closing.receiveClosed) {
         // Nobody will read it: RFC 1122 §4.2.2.13.
         this.abortWith('none');
@@ -370,7 +375,7 @@ export class TcpConnection implements TcpSurface {
       return;
     }
     if (sender.recovery.board.count === 0) return;
-    this.counters.timeouts++;
+    this.countTimeouts++;
     if (sender.rto.unansweredFor(now) >= this.options.userTimeout) {
       this.giveUp();
       return;
@@ -466,8 +471,7 @@ export class TcpConnection implements TcpSurface {
   }
 
   setOption<K extends keyof TcpOptions>(name: K, value: TcpOptions[K]): void {
-    if (this.options === this.config.options) this.options = { ...this.options };
-    this.options[name] = value;
+    this.options = optionsWith(this.options, name, value);
     this.sender.setOptions(this.options);
     if (name.startsWith('keepAlive') && isSynchronized(this.machine.current)) this.keepDue = true;
   }

@@ -21,7 +21,8 @@ export class Cubic implements CongestionController {
   private cwndPrior = 0;
   private lastAck: Micros = 0;
   private before: { wMax: number; k: number; epochStart: Micros; wEst: number } | null = null;
-  private hystart: HyStart | null = new HyStart();
+  /** Made by the first acknowledgement in slow start; null once that is over. */
+  private hystart: HyStart | null | undefined = undefined;
 
   constructor(
     public cwnd: number,
@@ -58,6 +59,7 @@ export class Cubic implements CongestionController {
   private slowStart(bytes: number, rtt: Micros, una: number, nxt: number): number {
     let grow = bytes;
     if (this.hystart !== null) {
+      this.hystart ??= new HyStart();
       grow = this.hystart.handleAck(bytes, rtt, una, nxt, this.mss, this.paced);
       if (grow < 0) {
         this.ssthresh = this.cwnd;

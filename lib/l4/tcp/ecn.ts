@@ -4,8 +4,9 @@ import { TcpFlag } from '../wire/tcp.js';
 import { type Seq, seqGt } from './seq.js';
 
 export class Ecn {
-  /** Agreed in the handshake (§6.1.1). */
-  enabled = false;
+  /** Of every connection that has not agreed on it: as long as it is not enabled, nothing is remembered. */
+  static readonly none = new Ecn(false);
+
   /** As receiver: CE was seen, and the sender has not yet said CWR (§6.1.3). */
   private echo = false;
   /** As sender: the window was reduced, tell the peer with the next new data (§6.1.2). */
@@ -13,6 +14,9 @@ export class Ecn {
   /** One reduction per window of data: until this is acknowledged. */
   private reducedUntil: Seq = 0;
   private reduced = false;
+
+  /** `enabled`: agreed in the handshake (§6.1.1). */
+  constructor(readonly enabled: boolean) {}
 
   handleReceived(flags: number, ce: boolean, hasText: boolean): boolean {
     if (!this.enabled) return false;

@@ -2,6 +2,7 @@
 
 import { TcpFlag, type TcpSegment } from '../wire/tcp.js';
 import type { TcpFields } from '../wire/tcp-emit.js';
+import { Ecn } from './ecn.js';
 import type { Receiver } from './receiver.js';
 import type { Sender } from './sender.js';
 import type { CookieState, TcpOptions } from './types.js';
@@ -79,7 +80,7 @@ export class Handshake {
     sender.windowScale = this.sendScale;
     receiver.windowScale = this.receiveScale;
     sender.recovery.sackEnabled = this.sack;
-    sender.ecn.enabled = this.ecn;
+    if (this.ecn) sender.ecn = new Ecn(true);
   }
 
   /** Flags and options of our SYN or SYN-ACK. `mss`: what the route's MTU allows us to receive. */

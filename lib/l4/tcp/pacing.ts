@@ -13,12 +13,12 @@ export class Pacer {
   private next: Micros = 0;
 
   /** Bytes per microsecond; Infinity: not paced. */
-  rate(srtt: Micros, cwnd: number, slowStart: boolean): number {
+  static rate(srtt: Micros, cwnd: number, slowStart: boolean): number {
     return !(srtt >= MIN_RTT) ? Number.POSITIVE_INFINITY : (cwnd * (slowStart ? 2 : 1.2)) / srtt;
   }
 
   /** Bytes that make one burst: about a millisecond's worth, at least two segments. */
-  burst(rate: number, mss: number): number {
+  static burst(rate: number, mss: number): number {
     return rate === Number.POSITIVE_INFINITY ? rate : Math.max(2 * mss, rate * 1_000);
   }
 
@@ -32,7 +32,6 @@ export class Pacer {
   }
 
   handleSent(now: Micros, bytes: number, rate: number): void {
-    if (rate === Number.POSITIVE_INFINITY) return;
     this.next = Math.max(this.next, now - CREDIT) + bytes / rate;
     if (!(this.next < NEVER)) this.next = now;
   }

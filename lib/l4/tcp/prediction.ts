@@ -14,6 +14,7 @@ export function isPredicted(segment: TcpSegment, sender: Sender, receiver: Recei
     segment.seq === receiver.nxt &&
     segment.length > 0 &&
     segment.sackCount === 0 &&
+    !segment.ce &&
     receiver.expects(segment.length) &&
     sender.knows(segment) &&
     // PAWS: never older than the last; without timestamps where they were agreed the long way decides.

@@ -22,13 +22,16 @@ interface Region {
   end: number;
 }
 
+const NOTHING: Region[] = [];
+
 /** A Buffer's own `subarray` costs half as much again. */
 function view(buf: Uint8Array, at: number, length: number): Uint8Array {
   return new Uint8Array(buf.buffer, buf.byteOffset + at, length);
 }
 
 export class ReceiveQueue {
-  private regions: Region[] = [];
+  /** Never changed while empty: all empty queues share one. */
+  private regions: Region[] = NOTHING;
   /** Bytes that wait. */
   length = 0;
 
@@ -37,7 +40,7 @@ export class ReceiveQueue {
     if (length >= WHOLE && length > ARENA - arenaEnd) {
       const own = Buffer.allocUnsafeSlow(length);
       own.set(view(buf, at, length));
-      this.regions.push({ bytes: own, start: 0, end: length });
+      this.push({ bytes: own, start: 0, end: length });
       return;
     }
     while (length > 0) {
@@ -49,11 +52,16 @@ export class ReceiveQueue {
       arena.set(view(buf, at, n), arenaEnd);
       const last = this.regions[this.regions.length - 1];
       if (last !== undefined && last.bytes === arena && last.end === arenaEnd) last.end += n;
-      else this.regions.push({ bytes: arena, start: arenaEnd, end: arenaEnd + n });
+      else this.push({ bytes: arena, start: arenaEnd, end: arenaEnd + n });
       arenaEnd += n;
       at += n;
       length -= n;
     }
+  }
+
+  private push(region: Region): void {
+    if (this.regions.length === 0) this.regions = [region];
+    else this.regions.push(region);
   }
 
   /** Takes over all bytes of `other`, which must not be used again. */
@@ -94,13 +102,15 @@ export class ReceiveQueue {
   }
 
   clear(): void {
-    this.regions = [];
+    this.regions = NOTHING;
     this.length = 0;
   }
 
   private consume(region: Region, n: number): void {
     region.start += n;
     this.length -= n;
-    if (region.start === region.end) this.regions.shift();
+    if (region.start !== region.end) return;
+    if (this.regions.length === 1) this.regions = NOTHING;
+    else this.regions.shift();
   }
 }

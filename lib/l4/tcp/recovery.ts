@@ -25,6 +25,9 @@ const DUPTHRESH = 3;
 const LOCAL_RTT: Micros = 2_000;
 const LOCAL_WINDOW = 512 * 1024;
 
+/** Of the acknowledgement (or the timer) in hand: one for all connections, since nothing of it outlasts the call. */
+const inHand = { now: 0, delivered: 0, sampleSentAt: -1, lateOriginal: false, tsecr: 0, hasEcho: false };
+
 export class LossRecovery implements DeliveryListener {
   state: RecoveryState = 'open';
   readonly board = new Scoreboard();
@@ -42,14 +45,6 @@ export class LossRecovery implements DeliveryListener {
   sackEnabled = false;
   fastRecoveries = 0;
   undone = 0;
-
-  // Of the acknowledgement in hand.
-  private now: Micros = 0;
-  private delivered = 0;
-  private sampleSentAt: Micros = -1;
-  private lateOriginal = false;
-  private tsecr = 0;
-  private hasEcho = false;
 
   constructor(
     readonly cc: CongestionController,
@@ -77,12 +72,12 @@ export class LossRecovery implements DeliveryListener {
   }
 
   onDelivered(end: Seq, bytes: number, sentAt: Micros, marks: number): void {
-    this.delivered += bytes;
+    inHand.delivered += bytes;
     const again = (marks & Mark.retransmitted) !== 0;
-    if (!again && sentAt > this.sampleSentAt) this.sampleSentAt = sentAt;
-    if (this.undo?.spuriousByDelivery(marks, sentAt)) this.lateOriginal = true;
-    const older = again && this.hasEcho && ((this.tsecr - this.ts.value(sentAt)) | 0) < 0;
-    this.rack.handleDelivered(this.now, end, sentAt, marks, this.rtt.min, older);
+    if (!again && sentAt > inHand.sampleSentAt) inHand.sampleSentAt = sentAt;
+    if (this.undo?.spuriousByDelivery(marks, sentAt)) inHand.lateOriginal = true;
+    const older = again && inHand.hasEcho && ((inHand.tsecr - this.ts.value(sentAt)) | 0) < 0;
+    this.rack.handleDelivered(inHand.now, end, sentAt, marks, this.rtt.min, older);
   }
 
   /**
@@ -102,12 +97,12 @@ export class LossRecovery implements DeliveryListener {
     const { board } = this;
     const ack = segment.ack;
     const advanced = seqDiff(ack, una);
-    this.now = now;
-    this.delivered = 0;
-    this.sampleSentAt = -1;
-    this.lateOriginal = false;
-    this.hasEcho = this.ts.enabled && segment.hasTimestamps && segment.tsecr !== 0;
-    this.tsecr = segment.tsecr;
+    inHand.now = now;
+    inHand.delivered = 0;
+    inHand.sampleSentAt = -1;
+    inHand.lateOriginal = false;
+    inHand.hasEcho = this.ts.enabled && segment.hasTimestamps && segment.tsecr !== 0;
+    inHand.tsecr = segment.tsecr;
 
     const dsack = this.sackEnabled && isDsack(segment.sack, segment.sackCount, ack);
     if (dsack) {
@@ -133,14 +128,14 @@ export class LossRecovery implements DeliveryListener {
     if (this.state === 'open' && board.sackedBytes > 0) this.state = 'disorder';
     else if (this.state === 'disorder' && board.sackedBytes === 0) this.state = 'open';
     this.adjustWindow(now, advanced, lost, limited, sample, ack, nxt, mss);
-    return this.delivered > 0 || advanced > 0;
+    return inHand.delivered > 0 || advanced > 0;
   }
 
   /** Karn (RFC 6298 §3): by the latest piece sent once; else by the echo of a timestamp. NaN: no sample. */
   private sample(advanced: number): Micros {
-    if (this.sampleSentAt >= 0) return this.now - this.sampleSentAt;
-    if (advanced > 0 && this.hasEcho && this.delivered > 0) {
-      const elapsed = this.ts.elapsed(this.now, this.tsecr);
+    if (inHand.sampleSentAt >= 0) return inHand.now - inHand.sampleSentAt;
+    if (advanced > 0 && inHand.hasEcho && inHand.delivered > 0) {
+      const elapsed = this.ts.elapsed(inHand.now, inHand.tsecr);
       if (elapsed >= 0) return elapsed;
     }
     return Number.NaN;
@@ -154,7 +149,7 @@ export class LossRecovery implements DeliveryListener {
       else this.duplicates = 0;
     } else if (duplicate) {
       this.duplicates++;
-      this.delivered += Math.min(mss, this.board.outstanding);
+      inHand.delivered += Math.min(mss, this.board.outstanding);
     }
     this.duplicateBytes = Math.min(this.duplicates * mss, Math.max(0, this.board.outstanding - mss));
   }
@@ -184,6 +179,7 @@ export class LossRecovery implements DeliveryListener {
   handleReorderingTimeout(now: Micros, nxt: Seq, mss: number): void {
     const inRecovery = this.state === 'recovery' || this.state === 'loss';
     const flight = this.board.outstanding;
+    inHand.now = now;
     const lost = this.rack.detect(now, this.board, inRecovery, mss, this.rtt.min, this.rtt.srtt);
     if (lost === 0) return;
     if (this.state !== 'loss') this.enterReduction('recovery', flight, nxt);
@@ -216,7 +212,7 @@ export class LossRecovery implements DeliveryListener {
     if (this.state === 'loss' || this.state === 'recovery' || this.state === to) return;
     if (this.state !== 'cwr') {
       (this.undo ??= new Undo()).begin(this.cc.cwnd, this.cc.ssthresh);
-      this.cc.onCongestion(this.now, flight);
+      this.cc.onCongestion(inHand.now, flight);
       (this.prr ??= new Prr()).begin(flight);
       this.highSeq = nxt;
     }
@@ -229,10 +225,10 @@ export class LossRecovery implements DeliveryListener {
     const { undo } = this;
     if (undo === null || !undo.pending || this.state === 'cwr') return;
     if (this.frto !== 0) this.stepFrto(advanced);
-    const byTime = advanced > 0 && undo.spuriousByTimestamp(this.hasEcho, segment.tsecr);
+    const byTime = advanced > 0 && undo.spuriousByTimestamp(inHand.hasEcho, segment.tsecr);
     const byOriginal =
       this.state === 'loss' &&
-      this.lateOriginal &&
+      inHand.lateOriginal &&
       (this.ts.enabled ? false : this.board.sackedBytes > 0 || advanced > 0);
     if (!byTime && !byOriginal && !undo.spuriousByDsack) return;
     const { cwnd, ssthresh } = undo.window;
@@ -282,8 +278,8 @@ export class LossRecovery implements DeliveryListener {
   ): void {
     const { cc } = this;
     if (this.prr !== null && (this.state === 'recovery' || this.state === 'cwr')) {
-      if (this.delivered > 0 || lost > 0) {
-        cc.setCwnd(this.prr.handleAck(this.delivered, this.pipe, cc.ssthresh, advanced > 0 && lost === 0, mss));
+      if (inHand.delivered > 0 || lost > 0) {
+        cc.setCwnd(this.prr.handleAck(inHand.delivered, this.pipe, cc.ssthresh, advanced > 0 && lost === 0, mss));
       }
     } else if (advanced > 0 && (this.state === 'loss' || (limited && !this.queueIsOurs)))
       cc.onAck(now, advanced, sample, this.rtt.srtt, ack, nxt);

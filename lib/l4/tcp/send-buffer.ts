@@ -18,8 +18,11 @@ interface Block {
   fill: number;
 }
 
+const NOTHING: Block[] = [];
+
 export class SendBuffer {
-  private blocks: Block[] = [];
+  /** Never changed while empty: all empty buffers share one. */
+  private blocks: Block[] = NOTHING;
   /** Blocks before this one are done with. */
   private head = 0;
   /** Stream positions of the first byte held and of the end. */
@@ -34,7 +37,7 @@ export class SendBuffer {
 
   append(bytes: Uint8Array, owned: boolean): void {
     if (owned && bytes.length >= KEEP_BY_REFERENCE) {
-      this.blocks.push({ bytes, owned: false, position: this.end, fill: bytes.length });
+      this.push({ bytes, owned: false, position: this.end, fill: bytes.length });
       this.end += bytes.length;
       return;
     }
@@ -42,7 +45,7 @@ export class SendBuffer {
       let block = this.blocks[this.blocks.length - 1];
       if (block === undefined || !block.owned || block.fill === block.bytes.length) {
         block = { bytes: newBlock(bytes.length - at, this.length), owned: true, position: this.end, fill: 0 };
-        this.blocks.push(block);
+        this.push(block);
       }
       const n = Math.min(bytes.length - at, block.bytes.length - block.fill);
       block.bytes.set(n === bytes.length ? bytes : bytes.subarray(at, at + n), block.fill);
@@ -50,6 +53,11 @@ export class SendBuffer {
       at += n;
       this.end += n;
     }
+  }
+
+  private push(block: Block): void {
+    if (this.blocks.length === 0) this.blocks = [block];
+    else this.blocks.push(block);
   }
 
   /** Copies `length` bytes that begin `offset` bytes behind SND.UNA to target[at...]. The caller keeps within `length`. */
@@ -85,7 +93,7 @@ export class SendBuffer {
       blocks[this.head] = DONE;
     }
     if (this.head === blocks.length) {
-      this.blocks = [];
+      this.blocks = NOTHING;
       this.head = this.hint = 0;
     } else if (this.head > 32 && this.head * 2 > blocks.length) {
       blocks.splice(0, this.head);

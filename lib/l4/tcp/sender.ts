@@ -53,8 +53,9 @@ export class Sender {
   readonly rto: Rto;
   readonly cc: CongestionController;
   readonly recovery: LossRecovery;
-  readonly ecn = new Ecn();
-  private readonly pacer = new Pacer();
+  ecn = Ecn.none;
+  /** Made when something is paced for the first time. */
+  private pacer: Pacer | null = null;
   private finQueued = false;
   /** FIN has been sent at this sequence number. */
   private finSeq: Seq = 0;
@@ -169,8 +170,7 @@ export class Sender {
       segment.ack === this.una &&
       segment.ack === this.nxt &&
       segment.window << this.windowScale === this.wnd &&
-      this.recovery.state === 'open' &&
-      !this.ecn.enabled
+      this.recovery.state === 'open'
     );
   }
 
@@ -196,16 +196,16 @@ export class Sender {
     this.pacedUntil = NEVER;
     this.windowBlocked = false;
     const rate = this.options.pacing
-      ? this.pacer.rate(this.rtt.srtt, this.cc.cwnd, this.cc.inSlowStart)
+      ? Pacer.rate(this.rtt.srtt, this.cc.cwnd, this.cc.inSlowStart)
       : Number.POSITIVE_INFINITY;
     // Without offload a super-packet is cut where it is written (output.ts): one decision and one entry of the scoreboard for many
     // segments. Not when they are paced, one by one; nor for peers without SACK, which have whole entries sent again.
     const whole = this.offload || (this.recovery.sackEnabled && rate === Number.POSITIVE_INFINITY);
     const most = whole ? this.maxPacket : this.mss;
     const again = this.planRetransmission(probe, most);
-    const found = again ?? this.planNew(now, probe, this.pacer.burst(rate, this.mss), most);
+    const found = again ?? this.planNew(now, probe, Pacer.burst(rate, this.mss), most);
     if (found === null) return null;
-    if (!probe && rate !== Number.POSITIVE_INFINITY && !this.pacer.allows(now)) {
+    if (!probe && this.pacer !== null && rate !== Number.POSITIVE_INFINITY && !this.pacer.allows(now)) {
       this.pacedUntil = this.pacer.deadline;
       return null;
     }
@@ -331,8 +331,9 @@ export class Sender {
       }
     }
     this.lastSent = now;
-    const rate = this.pacer.rate(this.rtt.srtt, this.cc.cwnd, this.cc.inSlowStart);
-    if (this.options.pacing) this.pacer.handleSent(now, bytes, rate);
+    if (!this.options.pacing) return;
+    const rate = Pacer.rate(this.rtt.srtt, this.cc.cwnd, this.cc.inSlowStart);
+    if (rate !== Number.POSITIVE_INFINITY) (this.pacer ??= new Pacer()).handleSent(now, bytes, rate);
   }
 
   /** When pacing lets the packet that waits go; NEVER: none waits for that. */

@@ -165,3 +165,25 @@ export interface TcpStats {
   dropped: number;
   challengeAcks: number;
 }
+
+/** The same but for one option. Switches that many connections turn (noDelay of a server's) give them one object to share. */
+export function optionsWith<K extends keyof TcpOptions>(
+  options: Readonly<TcpOptions>,
+  name: K,
+  value: TcpOptions[K],
+): Readonly<TcpOptions> {
+  if (options[name] === value) return options;
+  if (typeof value !== 'boolean') return { ...options, [name]: value };
+  let turned = switched.get(options);
+  if (turned === undefined) switched.set(options, (turned = new Map()));
+  let variant = turned.get(name);
+  if (variant === undefined) {
+    turned.set(name, (variant = { ...options, [name]: value }));
+    // Turned back it is the object that it was: who turns it to and fro for ever makes no more of them.
+    switched.set(variant, new Map([[name, options]]));
+  }
+  return variant;
+}
+
+/** By option: a switch has only one other position. */
+const switched = new WeakMap<Readonly<TcpOptions>, Map<keyof TcpOptions, Readonly<TcpOptions>>>();
