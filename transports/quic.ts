@@ -199,7 +199,8 @@ function cloudOf(der: Uint8Array | undefined, ip: string | null, where: string):
 
 function nodeOf(der: Uint8Array | undefined): PeerIdentity {
   const x = fields(der);
-  const identity = x && nodeIdentity({ subjectaltname: x.subjectAltName, valid_to: x.validTo });
+  const identity =
+    x && nodeIdentity({ subjectaltname: x.subjectAltName, valid_to: x.validTo, serialNumber: x.serialNumber });
   if (identity === null) {
     throw new KubeBusError('ERR_CERTIFICATE', 'the certificate names no node (URI kubebus://tenant/node)');
   }

@@ -33,7 +33,7 @@ import {
   startCloudServices,
 } from './services.js';
 import { serveStatus } from './status.js';
-import { cloudOf, dateProblem, security, type TlsFiles } from './tls-files.js';
+import { cloudOf, dateProblem, live, security, type TlsFiles } from './tls-files.js';
 import { duration } from './token.js';
 import { type CloudTransportFlags, cloudTransportOptions, cloudTransports } from './transports.js';
 
@@ -245,15 +245,16 @@ async function serve(
   authority: JoinAuthority | null,
   onAddresses: (addresses: readonly string[]) => void,
 ): Promise<void> {
-  const { transport, certificate } =
-    authority === null
-      ? security(o, " (or give '--state' and '--host', and the cloud makes its own; or '--insecure')")
-      : { transport: { tls: authority.tls, services: [authority.service] }, certificate: null };
+  const instead = " (or give '--state' and '--host', and the cloud makes its own; or '--insecure')";
+  const files = authority === null ? security(o, instead) : null;
+  const certificate = files?.certificate ?? null;
   const own = certificate === null ? 'cloud' : cloudOf(o.cert!, certificate);
   if (certificate !== null && o.name !== undefined && o.name !== own)
     throw new UsageError(`option '--name': the certificate names the cloud ${own}`);
   const problem = certificate === null ? null : dateProblem(certificate);
   if (problem !== null) logger.warn({ option: 'cert' }, problem);
+  const transport =
+    authority === null ? live(o, files!.transport, logger) : { tls: authority.tls, services: [authority.service] };
   const cloud = await KubeBusCloud.start({
     transports: cloudTransports(o, transport),
     tenants,

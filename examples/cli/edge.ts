@@ -2,6 +2,7 @@
 
 import { readFileSync } from 'node:fs';
 import { Command, InvalidArgumentError } from 'commander';
+import { silentLogger } from '../../lib/core/index.js';
 import { type Advertisement, KubeBusNode, type NodeOptions } from '../../lib/index.js';
 import { NodeIdentity, parseToken } from '../../lib/join/index.js';
 import { serviceDialer } from '../../transports/tcp.js';
@@ -22,7 +23,7 @@ import {
 import { accessLogOf, type NodeServiceFlags, nodeServiceOptions, startNodeServices } from './services.js';
 import { checkSnat, startSnat } from './snat.js';
 import { serveStatus } from './status.js';
-import { dateProblem, nodeOf, type Security, security, type TlsFiles } from './tls-files.js';
+import { dateProblem, live, nodeOf, type Security, security, type TlsFiles } from './tls-files.js';
 import { type NodeTransportFlags, nodeTransport, nodeTransportOptions } from './transports.js';
 
 interface NodeFlags extends TlsFiles, NodeTransportFlags, NodeServiceFlags {
@@ -164,7 +165,8 @@ async function byFiles(o: NodeFlags): Promise<Who> {
     throw new UsageError("option '--cloud' is missing: the address of the cloud, kubebus://host:port (or '--join')");
   const { transport, certificate } = security(o);
   const name = identity(o, certificate);
-  const dialWith = nodeTransport(o, transport);
+  // Mistakes are said before anything starts.
+  nodeTransport(o, transport);
   return {
     name,
     warning: certificate === null ? null : dateProblem(certificate),
@@ -173,7 +175,7 @@ async function byFiles(o: NodeFlags): Promise<Who> {
         ...common,
         ...name,
         cloud,
-        transport: dialWith,
+        transport: nodeTransport(o, live(o, transport, common.logger ?? silentLogger)),
         ...(state === undefined ? {} : { stateDir: state }),
       }),
   };

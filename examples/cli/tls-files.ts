@@ -1,7 +1,9 @@
 // --cert, --key, --ca and --insecure: read and checked before anything starts, so that a wrong file is named as such.
 
 import { createPrivateKey, type KeyObject, X509Certificate } from 'node:crypto';
-import { readFileSync } from 'node:fs';
+import { readFileSync, unwatchFile, watchFile } from 'node:fs';
+import type { Logger } from '../../lib/core/index.js';
+import type { TlsMaterial, TlsSource } from '../../lib/l2/index.js';
 import { cloudIdentity, nodeIdentity } from '../../transports/identity.js';
 import { UsageError } from './common.js';
 
@@ -40,6 +42,45 @@ export function security(o: TlsFiles, instead = " (or say '--insecure' to go wit
     throw new UsageError(`option '--ca': ${o.ca} is not the certificate of a CA`);
   }
   return { transport: { tls: { cert, key, ca } }, certificate };
+}
+
+const WATCH_MS = 2_000;
+
+/** The same for a running process: new certificate files need no restart. */
+export function live(
+  o: TlsFiles,
+  transport: Security['transport'],
+  logger: Logger,
+): { insecure: true } | { tls: TlsSource } {
+  return 'tls' in transport ? { tls: watched(o, transport.tls, logger) } : transport;
+}
+
+function watched(o: TlsFiles, first: TlsMaterial, logger: Logger): TlsSource {
+  let now = first;
+  const listeners = new Set<() => void>();
+  const look = () => {
+    try {
+      const { transport } = security(o);
+      if (!('tls' in transport) || JSON.stringify(transport.tls) === JSON.stringify(now)) return;
+      now = transport.tls;
+      for (const listener of listeners) listener();
+      logger.info({ cert: o.cert }, 'new certificate files are used from now on');
+    } catch (error) {
+      // Half of them are replaced, perhaps: the next change says more.
+      logger.warn({ cert: o.cert }, `certificate files changed, but stay unused: ${(error as Error).message}`);
+    }
+  };
+  for (const file of [o.cert, o.key, o.ca]) watchFile(file!, { interval: WATCH_MS, persistent: false }, look);
+  return {
+    current: () => now,
+    onChange(listener) {
+      listeners.add(listener);
+      return () => {
+        listeners.delete(listener);
+        if (listeners.size === 0) for (const file of [o.cert, o.key, o.ca]) unwatchFile(file!, look);
+      };
+    },
+  };
 }
 
 /** The node that the certificate names. */

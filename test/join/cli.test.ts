@@ -1,8 +1,10 @@
 // The way of the guide, with real processes: a cloud that makes its own CA, a token, an edge that needs nothing else.
 
-import { mkdtemp, readFile, rm, stat } from 'node:fs/promises';
+import { once } from 'node:events';
+import { mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { connect } from 'node:tls';
 import test, { type ExecutionContext } from 'ava';
 import { Kubebus } from '../cli/support/process.js';
 import { run } from '../cli/support/run.js';
@@ -130,4 +132,33 @@ test('a cloud with a certificate of its own kind makes no tokens, and says how t
   t.regex(err, /--state and --host.*ERR_JOIN_DISABLED/);
   t.is(await cloud.stop(), 0);
   await t.throwsAsync(readFile(join(state, 'ca.key')), { code: 'ENOENT' });
+});
+
+test('certificate files that are replaced are used without a restart, a wrong one is not', async (t) => {
+  const pki = await folder(t);
+  await ok(t, 'ca', 'init', '--dir', pki);
+  for (const name of ['cloud', 'next']) await ok(t, 'ca', 'cloud', '--dir', pki, '--host', '127.0.0.1', '--name', name);
+  const at = (name: string) => join(pki, name);
+  const files = ['--cert', at('cloud.crt'), '--key', at('cloud.key'), '--ca', at('ca.crt')];
+  const cloud = start(t, 'cloud', '--listen', '127.0.0.1:0', '--tenant', 'a=10.0.0.0/8', ...files);
+  const { addresses } = await cloud.says(/^cloud up$/);
+  const subject = async () => {
+    const { hostname, port } = new URL((addresses as string[])[0]!.replace('kubebus', 'http'));
+    const ca = await readFile(at('ca.crt'), 'utf8');
+    const socket = connect({ host: hostname, port: Number(port), servername: '', ca });
+    socket.on('error', () => {});
+    await once(socket, 'secureConnect');
+    const { CN } = socket.getPeerCertificate().subject;
+    socket.destroy();
+    return CN;
+  };
+  t.is(await subject(), 'cloud');
+  await writeFile(at('cloud.crt'), 'nonsense');
+  t.regex((await cloud.says(/stay unused/)).msg, /'--cert': .* holds no certificate/);
+  t.is(await subject(), 'cloud');
+  await writeFile(at('cloud.key'), await readFile(at('next.key')));
+  await writeFile(at('cloud.crt'), await readFile(at('next.crt')));
+  await cloud.says(/^new certificate files are used/);
+  t.is(await subject(), 'next');
+  t.is(await cloud.stop(), 0);
 });
