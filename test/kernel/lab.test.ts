@@ -4,6 +4,7 @@ import { once } from 'node:events';
 import { readdirSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { fileURLToPath } from 'node:url';
+import type { ExecutionContext } from 'ava';
 import { run, until } from '../../examples/lab/netns.js';
 import { kernelTest, missing } from '../support/kernel.js';
 
@@ -19,9 +20,13 @@ interface Running {
 }
 
 /** As a user starts it, with a process group of its own: npm and what it runs get Ctrl-C as from a terminal. */
-function lab(args: readonly string[], wrapper: readonly string[] = []): Running {
+function lab(t: ExecutionContext, args: readonly string[], wrapper: readonly string[] = []): Running {
   const [program, ...rest] = [...wrapper, 'npm', 'run', '-s', 'lab', '--', ...args];
   const child = spawn(program!, rest, { cwd: root, stdio: ['ignore', 'pipe', 'pipe'], detached: true });
+  // A test that fails in the middle leaves no lab behind.
+  t.teardown(() => {
+    if (child.exitCode === null && child.signalCode === null) process.kill(-child.pid!, 'SIGTERM');
+  });
   let [output, errors] = ['', ''];
   child.stdout.setEncoding('utf8').on('data', (text: string) => (output += text));
   child.stderr.setEncoding('utf8').on('data', (text: string) => (errors += text));
@@ -46,7 +51,7 @@ interface Document {
 
 check('the matrix, the filter without and with source NAT, and a second lab beside it until Ctrl-C', async (t) => {
   t.timeout(150_000);
-  const kept = lab(['--keep', '--count', '1']);
+  const kept = lab(t, ['--keep', '--count', '1']);
   await until('the first lab to stay up', 60_000, () => {
     if (kept.child.exitCode !== null) throw new Error(kept.errors());
     return kept.output().includes('stays up until Ctrl-C');
@@ -55,7 +60,7 @@ check('the matrix, the filter without and with source NAT, and a second lab besi
   t.is((await remains(prefix)).length, 13, '12 namespaces and a folder');
   t.regex(kept.output(), /IPv4: 56 of 56 pairs answer; IPv6: 56 of 56; KubeBus adds \d+\.\d+ ms/);
 
-  const filter = lab(['--filter', '--json', '--count', '1']);
+  const filter = lab(t, ['--filter', '--json', '--count', '1']);
   t.is(await filter.ended, 0, filter.errors());
   const [without, snat] = (JSON.parse(filter.output()) as Document).results;
   const silent = ({ matrix }: Document['results'][number]) =>
@@ -78,7 +83,7 @@ check('the matrix, the filter without and with source NAT, and a second lab besi
 
 check('ended in the middle of its start by SIGTERM, and by a failing step', async (t) => {
   t.timeout(120_000);
-  const stopped = lab(['--count', '1']);
+  const stopped = lab(t, ['--count', '1']);
   await until('its processes to start', 60_000, () => stopped.output().includes('- processes:'));
   const prefix = prefixOf(stopped);
   t.is((await remains(prefix)).length, 13);
@@ -87,7 +92,7 @@ check('ended in the middle of its start by SIGTERM, and by a failing step', asyn
   await until('the lab to be gone', 10_000, async () => (await remains(prefix)).length === 0);
 
   // /dev/net/tun is there, but is no TUN device: the first process fails.
-  const broken = lab([], ['unshare', '-m', 'sh', '-ec', 'mount --bind /dev/null /dev/net/tun; exec "$@"', 'sh']);
+  const broken = lab(t, [], ['unshare', '-m', 'sh', '-ec', 'mount --bind /dev/null /dev/net/tun; exec "$@"', 'sh']);
   t.is(await broken.ended, 1);
   t.regex(broken.errors(), /lab: cloud-node ended \(1\) without/);
   t.regex(broken.errors(), /TUN/, 'the log of the process is shown');
@@ -96,7 +101,7 @@ check('ended in the middle of its start by SIGTERM, and by a failing step', asyn
 });
 
 check('a mistake on the command line is one line and exit code 2', async (t) => {
-  const wrong = lab(['--cuont', '3']);
+  const wrong = lab(t, ['--cuont', '3']);
   t.is(await wrong.ended, 2);
   t.regex(wrong.errors(), /^lab: unknown option '--cuont'/);
   t.is(wrong.errors().trim().split('\n').length, 1);
