@@ -6,11 +6,12 @@ import { anyTransport } from '../../transports/any.js';
 import { parseProxy } from '../../transports/proxy.js';
 import { quicTransport } from '../../transports/quic.js';
 import { type TcpOptions, tcpTransport } from '../../transports/tcp.js';
+import { webSocketTransport } from '../../transports/websocket.js';
 import { webTransport } from '../../transports/webtransport.js';
 import { UsageError } from './common.js';
 
-export type TransportName = 'tcp' | 'quic' | 'webtransport';
-const NAMES: readonly TransportName[] = ['tcp', 'quic', 'webtransport'];
+export type TransportName = 'tcp' | 'quic' | 'webtransport' | 'websocket';
+const NAMES: readonly TransportName[] = ['tcp', 'quic', 'webtransport', 'websocket'];
 
 export interface TransportFlags {
   readonly transport: readonly TransportName[];
@@ -23,6 +24,7 @@ export interface NodeTransportFlags extends TransportFlags {
 export interface CloudTransportFlags extends TransportFlags {
   readonly listen: { host: string; port: number };
   readonly webtransportListen?: { host: string; port: number };
+  readonly websocketListen?: { host: string; port: number };
 }
 
 /** What `security()` or the cloud's own authority gives. */
@@ -56,7 +58,7 @@ export function nodeTransportOptions(command: Command): void {
     )
     .option(
       '--outbound-proxy <url>',
-      'proxy of this network for tcp: http://[user:password@]host:port, https:// or socks5://',
+      'proxy of this network, for tcp and websocket: http://[user:password@]host:port, https:// or socks5://',
       proxy,
     );
 }
@@ -68,36 +70,48 @@ export function cloudTransportOptions(
   command
     .option(
       '--transport <names>',
-      'what to listen with: tcp, quic (UDP, same port), webtransport (comma-separated)',
+      'what to listen with: tcp, quic (UDP, same port), webtransport, websocket (comma-separated)',
       names,
       ['tcp'] as TransportName[],
     )
-    .option('--webtransport-listen <host:port>', 'where webtransport listens; a port of its own', listenAddress);
+    .option('--webtransport-listen <host:port>', 'where webtransport listens; a port of its own', listenAddress)
+    .option(
+      '--websocket-listen <host:port>',
+      'where websocket listens; a port of its own, 443 as a rule',
+      listenAddress,
+    );
 }
 
 export function nodeTransport(flags: NodeTransportFlags, credentials: Credentials): Transport {
   const proxied = flags.outboundProxy === undefined ? {} : { proxy: flags.outboundProxy };
-  if (flags.outboundProxy !== undefined && !flags.transport.includes('tcp'))
-    throw new UsageError("option '--outbound-proxy' is for the transport tcp only, which '--transport' does not name");
+  const proxiable = flags.transport.some((name) => name === 'tcp' || name === 'websocket');
+  if (flags.outboundProxy !== undefined && !proxiable)
+    throw new UsageError("option '--outbound-proxy' is for tcp and websocket, and '--transport' names neither");
   const made = flags.transport.map((name) => {
     if (name === 'tcp') return tcpTransport({ ...credentials, ...proxied });
     const tls = secured(name, credentials);
-    return name === 'quic' ? quicTransport({ tls }) : webTransport({ tls });
+    if (name === 'quic') return quicTransport({ tls });
+    return name === 'webtransport' ? webTransport({ tls }) : webSocketTransport({ tls, ...proxied });
   });
   return made.length === 1 ? made[0]! : anyTransport({ transports: made });
 }
 
+/** Transports that share no port with another. */
+const OWN_PORT = { webtransport: 'webtransportListen', websocket: 'websocketListen' } as const;
+
 export function cloudTransports(flags: CloudTransportFlags, credentials: Credentials): Transport[] {
-  const { listen, webtransportListen } = flags;
-  if (webtransportListen !== undefined && !flags.transport.includes('webtransport'))
-    throw new UsageError("option '--webtransport-listen' needs 'webtransport' in '--transport'");
+  for (const [name, flag] of Object.entries(OWN_PORT)) {
+    if (flags[flag] !== undefined && !flags.transport.includes(name as TransportName))
+      throw new UsageError(`option '--${name}-listen' needs '${name}' in '--transport'`);
+  }
   return flags.transport.map((name) => {
-    if (name === 'tcp') return tcpTransport({ listen, ...credentials });
+    if (name === 'tcp') return tcpTransport({ listen: flags.listen, ...credentials });
     const tls = secured(name, credentials);
-    if (name === 'quic') return quicTransport({ listen, tls });
-    if (webtransportListen === undefined)
-      throw new UsageError("option '--webtransport-listen' is missing: webtransport needs a port of its own");
-    return webTransport({ listen: webtransportListen, tls });
+    if (name === 'quic') return quicTransport({ listen: flags.listen, tls });
+    const listen = flags[OWN_PORT[name]];
+    if (listen === undefined)
+      throw new UsageError(`option '--${name}-listen' is missing: ${name} needs a port of its own`);
+    return name === 'webtransport' ? webTransport({ listen, tls }) : webSocketTransport({ listen, tls });
   });
 }
 
