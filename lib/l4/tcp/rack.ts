@@ -8,6 +8,9 @@ const DUPTHRESH = 3;
 /** Recoveries after which an enlarged reordering window returns to normal: §6.2 step 4. */
 const REO_WND_PERSIST = 16;
 
+/** When the latest of the pieces of the acknowledgement in hand was sent: of one connection at a time. */
+let lastSentAt: Micros = Number.NEGATIVE_INFINITY;
+
 export class Rack {
   /** Most recently sent of what was delivered. */
   private xmitTs: Micros = -1;
@@ -27,6 +30,11 @@ export class Rack {
     return this.reorderingSeen;
   }
 
+  /** An acknowledgement, perhaps of several pieces, begins. */
+  handleAckBegin(): void {
+    lastSentAt = Number.NEGATIVE_INFINITY;
+  }
+
   /**
    * Steps 1 and 3 for one delivered piece. `tsecr` (ms, as sent at `xmitTsval`) tells a retransmission from its original:
    * pass the difference tsecr - tsval-at-transmission, or NaN without timestamps.
@@ -40,7 +48,11 @@ export class Rack {
     const rtt = now - sentAt;
     // An acknowledgement of the original that crossed its retransmission says nothing of the latter.
     if (marks & Mark.retransmitted && (echoIsOlder || rtt < minRtt)) return;
-    this.rtt = rtt;
+    // "In ascending order of Segment.xmit_ts": the last one sent counts. Pieces come here in the order of their numbers.
+    if (sentAt >= lastSentAt) {
+      lastSentAt = sentAt;
+      this.rtt = rtt;
+    }
     if (sentAt > this.xmitTs || (sentAt === this.xmitTs && seqGt(end, this.endSeq))) {
       this.xmitTs = sentAt;
       this.endSeq = end;

@@ -26,7 +26,15 @@ const LOCAL_RTT: Micros = 2_000;
 const LOCAL_WINDOW = 512 * 1024;
 
 /** Of the acknowledgement (or the timer) in hand: one for all connections, since nothing of it outlasts the call. */
-const inHand = { now: 0, delivered: 0, sampleSentAt: -1, lateOriginal: false, tsecr: 0, hasEcho: false };
+const inHand = {
+  now: 0,
+  delivered: 0,
+  sampleSentAt: -1,
+  lateOriginal: false,
+  tsecr: 0,
+  hasEcho: false,
+  deliveredAgain: false,
+};
 
 export class LossRecovery implements DeliveryListener {
   state: RecoveryState = 'open';
@@ -74,7 +82,8 @@ export class LossRecovery implements DeliveryListener {
   onDelivered(end: Seq, bytes: number, sentAt: Micros, marks: number): void {
     inHand.delivered += bytes;
     const again = (marks & Mark.retransmitted) !== 0;
-    if (!again && sentAt > inHand.sampleSentAt) inHand.sampleSentAt = sentAt;
+    if (again) inHand.deliveredAgain = true;
+    else if (sentAt > inHand.sampleSentAt) inHand.sampleSentAt = sentAt;
     if (this.undo?.spuriousByDelivery(marks, sentAt)) inHand.lateOriginal = true;
     const older = again && inHand.hasEcho && ((inHand.tsecr - this.ts.value(sentAt)) | 0) < 0;
     this.rack.handleDelivered(inHand.now, end, sentAt, marks, this.rtt.min, older);
@@ -110,7 +119,11 @@ export class LossRecovery implements DeliveryListener {
       this.undo?.handleDsack(seqDiff(segment.sack[1]!, segment.sack[0]!));
     }
     const flight = board.outstanding;
+    this.rack.handleAckBegin();
+    inHand.deliveredAgain = false;
     if (advanced > 0) board.ackTo(ack, this);
+    // What lay behind a hole may have arrived long ago, and is only now acknowledged: no sample (Karn; so Linux).
+    if (inHand.deliveredAgain) inHand.sampleSentAt = -1;
     if (this.sackEnabled) board.handleSack(segment.sack, dsack ? 1 : 0, segment.sackCount, mss, this);
     else this.countDuplicates(duplicate && board.count > 0, advanced, mss);
 
