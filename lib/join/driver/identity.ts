@@ -54,7 +54,7 @@ const FILE = 'identity.json';
 const HOUR = 3600_000;
 /** Waits between attempts, in milliseconds: while the certificate is good, and when it no longer is. */
 const PATIENT = { first: 60_000, most: HOUR };
-const URGENT = { first: 1_000, most: 60_000 };
+const URGENT = { first: 1_000, most: 15_000 };
 
 export class NodeIdentity {
   private readonly client: JoinClient;
