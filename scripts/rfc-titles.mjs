@@ -68,6 +68,8 @@ export const RFC_TITLES = {
   9438: 'CUBIC',
   1928: 'SOCKS5',
   3042: 'limited transmit',
+  8305: 'happy eyeballs',
+  8446: 'TLS 1.3',
   4648: 'base32, base64',
   3986: 'URIs',
   6265: 'cookies',
