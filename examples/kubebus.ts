@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 // The command `kubebus`. Exit codes: 0 stopped in order, 1 failure, 2 mistake in the command line or configuration.
 
+import { setPriority } from 'node:os';
 import { main } from './cli/main.js';
 
 const stop = new AbortController();
@@ -13,6 +14,7 @@ process.exitCode = await main(process.argv.slice(2), {
   out: process.stdout,
   err: process.stderr,
   stop: stop.signal,
+  setNice: (level) => setPriority(level),
 });
 // What is still being written (a goodbye, the last line of a log) goes out first, but a peer that does not read cannot hold us.
 setTimeout(() => process.exit(), 1_000).unref();

@@ -39,7 +39,6 @@ const IPPROTO_TCP = 6;
 const TCP_NOTSENT_LOWAT = 25;
 /** Bytes that the kernel holds without having sent them: what waits longer waits in the link's fair queue instead. */
 const NOTSENT_BYTES = 128 * 1024;
-
 /** Keeps the kernel's send queue short (where the addon is there to ask for it), so that a ping overtakes bulk in our queue. */
 function limitUnsent(socket: net.Socket): void {
   type Handle = { fd?: number; _parent?: { fd?: number } } | null | undefined;
@@ -60,9 +59,40 @@ function findReadFields(): { buffer: symbol; callback: symbol; next: symbol } | 
   return { buffer, callback, next };
 }
 
+/**
+ * Bytes that one stream may bring per turn of the event loop. libuv reads a socket up to 32 times before it looks at the
+ * next one: without this, a bulk transfer holds up everybody else for 2 MiB worth of work.
+ */
+const TURN_BYTES = 256 * 1024;
+const TURN_WATCHED = TURN_BYTES / 4;
+
 export class SocketStream implements ByteStream {
   private handler: StreamHandler | null = null;
   private needDrain = false;
+  // Writes under way, in order, from `oldest` on. One callback serves all: a closure for each is what a small packet feels.
+  private readonly writing: Slab[] = [];
+  private readonly writingBytes: number[] = [];
+  private oldest = 0;
+  private readonly written = (error?: Error | null) => {
+    const i = this.oldest++;
+    if (!error && !this.socket.destroyed) this.lost -= this.writingBytes[i]!;
+    this.writing[i]!.release();
+    if (this.oldest === this.writing.length || this.oldest === 256) {
+      this.writing.splice(0, this.oldest);
+      this.writingBytes.splice(0, this.oldest);
+      this.oldest = 0;
+    }
+  };
+  /** Bytes read in this turn of the event loop (or since it was last asked), and whether its end is waited for. */
+  private turn = 0;
+  private watched = false;
+  private held = false;
+  private readonly nextTurn = () => {
+    const rested = this.turn >= TURN_BYTES;
+    this.watched = false;
+    this.turn = 0;
+    if (rested && !this.held) this.socket.resume();
+  };
   /** Bytes of which the system did not say yet that it took them: in the end, those that are lost. */
   lost = 0;
 
@@ -117,20 +147,21 @@ export class SocketStream implements ByteStream {
     if (!this.socket.writable) return true; // over: 'close' says so
     slab.retain();
     this.lost += end - start;
-    const more = this.socket.write(slab.bytes.subarray(start, end), (error) => {
-      if (!error && !this.socket.destroyed) this.lost -= end - start;
-      slab.release();
-    });
+    this.writing.push(slab);
+    this.writingBytes.push(end - start);
+    const more = this.socket.write(slab.bytes.subarray(start, end), this.written);
     if (!more) this.needDrain = true;
     return !this.needDrain;
   }
 
   pause(): void {
+    this.held = true;
     this.socket.pause();
   }
 
   resume(): void {
-    this.socket.resume();
+    this.held = false;
+    if (this.turn < TURN_BYTES) this.socket.resume();
   }
 
   end(): void {
@@ -152,7 +183,12 @@ export class SocketStream implements ByteStream {
   private landed(n: number, buf: Uint8Array): boolean {
     if (buf === sharedRead) this.receive(sharedRead.subarray(0, n));
     else this.handler!.onData(n);
-    return true;
+    this.turn += n;
+    if (this.turn >= TURN_WATCHED && !this.watched) {
+      this.watched = true;
+      setImmediate(this.nextTurn);
+    }
+    return this.turn < TURN_BYTES;
   }
 
   private receive(chunk: Buffer): void {

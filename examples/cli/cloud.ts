@@ -10,6 +10,7 @@ import { AddressPool, parsePrefix } from '../../lib/l3/index.js';
 import { DEFAULT_PORT, parseHostPort } from '../../transports/tcp.js';
 import { adminPath, serveAdmin } from './admin.js';
 import {
+  applyNice,
   device,
   host,
   hostPort,
@@ -20,6 +21,7 @@ import {
   makeLogger,
   message,
   name,
+  niceLevel,
   prefix,
   text,
   UsageError,
@@ -49,6 +51,7 @@ interface CloudFlags extends TlsFiles, CloudTransportFlags, CloudServiceFlags {
   readonly mtu: number;
   readonly name?: string;
   readonly statusSocket?: string;
+  readonly nice?: number;
   readonly logLevel: string;
 }
 
@@ -152,6 +155,7 @@ export function cloudCommand(io: Io): Command {
     .option('--mtu <bytes>', 'largest IP packet of the overlays', integer(1280, 65_535), 1400)
     .option('--name <name>', 'name of this cloud (default: the one in its certificate)', name)
     .option('--status-socket <path>', 'unix socket for `kubebus status`', text)
+    .option('--nice <n>', 'priority of the process, -20 (highest, needs CAP_SYS_NICE) to 19', niceLevel)
     .option('--log-level <level>', 'debug, info, warn, error or silent', logLevel, 'info')
     .option('--config <file>', 'YAML file with the same options (flags win)')
     .action((flags: CloudFlags) => run(flags, io));
@@ -195,6 +199,7 @@ async function run(o: CloudFlags, io: Io): Promise<void> {
       ];
     }),
   );
+  applyNice(io, o.nice);
   const logger = makeLogger(o.logLevel, io.out);
   let dialled: readonly string[] = [];
   const authority = await ownAuthority(o, names, () => dialled, logger);

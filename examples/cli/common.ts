@@ -17,6 +17,8 @@ export interface Io {
   readonly in?: NodeJS.ReadableStream;
   /** Aborted: stop in order. */
   readonly stop: AbortSignal;
+  /** Sets the nice level of the process; throws without the right. */
+  readonly setNice?: (level: number) => void;
 }
 
 /** A mistake in the command line or configuration: one line on stderr, exit code 2. */
@@ -57,6 +59,23 @@ export function integer(min: number, max: number) {
     }
     return value;
   };
+}
+
+export function niceLevel(text: string): number {
+  const value = Number(text);
+  if (!/^-?\d+$/.test(text) || value < -20 || value > 19) {
+    throw new InvalidArgumentError(`not a whole number from -20 to 19: ${text}`);
+  }
+  return value;
+}
+
+export function applyNice(io: Io, level: number | undefined): void {
+  if (level === undefined) return;
+  try {
+    io.setNice?.(level);
+  } catch (error) {
+    throw new UsageError(`option '--nice': ${level} needs CAP_SYS_NICE (${message(error)})`);
+  }
 }
 
 /** A text that must not be empty: a path, mostly. */

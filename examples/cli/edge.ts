@@ -7,6 +7,7 @@ import { type Advertisement, KubeBusNode, type NodeOptions } from '../../lib/ind
 import { NodeIdentity, parseToken } from '../../lib/join/index.js';
 import { serviceDialer } from '../../transports/tcp.js';
 import {
+  applyNice,
   cloudAddress,
   device,
   type Io,
@@ -15,6 +16,7 @@ import {
   logLevel,
   makeLogger,
   name,
+  niceLevel,
   prefix,
   text,
   UsageError,
@@ -38,6 +40,7 @@ interface NodeFlags extends TlsFiles, NodeTransportFlags, NodeServiceFlags {
   readonly state?: string;
   readonly mtu: number;
   readonly statusSocket?: string;
+  readonly nice?: number;
   readonly logLevel: string;
 }
 
@@ -78,6 +81,7 @@ export function nodeCommand(kind: 'edge' | 'router', io: Io): Command {
     .option('--state <dir>', 'folder where the node keeps its certificate (with --join) and its addresses', text)
     .option('--mtu <bytes>', 'largest IP packet', integer(1280, 65_535), 1400)
     .option('--status-socket <path>', 'unix socket for `kubebus status`', text)
+    .option('--nice <n>', 'priority of the process, -20 (highest, needs CAP_SYS_NICE) to 19', niceLevel)
     .option('--log-level <level>', 'debug, info, warn, error or silent', logLevel, 'info')
     .option('--config <file>', 'YAML file with the same options (flags win)')
     .action((flags: NodeFlags) => run(kind, flags, io));
@@ -192,6 +196,7 @@ async function run(kind: 'edge' | 'router', o: NodeFlags, io: Io): Promise<void>
     if (o.snat && !o.tun) throw new UsageError("option '--snat' needs '--tun'");
     if (o.snat) await checkSnat();
   }
+  applyNice(io, o.nice);
   // From here on: while nothing is connected, nothing else keeps the process alive.
   const stopped = untilStopped(io.stop);
   const logger = makeLogger(o.logLevel, io.out);

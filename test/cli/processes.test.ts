@@ -170,3 +170,12 @@ test('who is refused reads the reason, and so does the cloud', async (t) => {
   );
   t.is(twin.lines.filter((l) => l.level >= 40).length, 0, 'the one that was there first is not disturbed');
 });
+
+test('--nice sets the priority of the process', async (t) => {
+  const { cloud } = await startCloud(t, '--nice', '7');
+  // Field 19 of proc_pid_stat(5), counted behind the name in brackets.
+  t.is(readFileSync(`/proc/${cloud.pid}/stat`, 'utf8').split(') ')[1]!.split(' ')[16], '7');
+  const wrong = await run('cloud', '--tenant', 'a=10.0.0.0/8', '--insecure', '--nice', '20');
+  t.is(wrong.code, 2);
+  t.regex(wrong.err, /'--nice <n>'.*not a whole number from -20 to 19/);
+});

@@ -52,6 +52,10 @@ export class Kubebus {
     }
   }
 
+  get pid(): number {
+    return this.child.pid!;
+  }
+
   says(text: RegExp): Promise<Line> {
     return this.line((line) => text.test(line.msg));
   }
