@@ -132,6 +132,7 @@ PermitRootLogin yes
 const ROUGH: Impairment = { loss: 0.02, reorder: 0.05, duplicate: 0.02, corrupt: 0.01 };
 const paths: [string, Impairment][] = [
   ['2 % loss, 5 % reordering, 2 % duplicates, 1 % corrupted', ROUGH],
+  ['a path of 576 bytes that says so (IPv4)', { narrow: 576 }],
   ['a narrow path that says so, and loses', { narrow: 1_280, loss: 0.02 }],
   ['a black hole', { narrow: 1_280, blackHole: true }],
 ];
@@ -151,11 +152,12 @@ for (const [name, impairment] of paths) {
     const echo = world.spawn([process.execPath, PEER, 'echo', '7']);
     await once(echo.stdout!, 'data');
     await world.ask({ do: 'echo', port: 99, on: 'rootless' });
-    // Every search of a black hole waits for timeouts, the kernel's too: one family per role is enough.
+    // Every search of a black hole waits for timeouts, the kernel's too: one family per role is enough. Below 1280 there is no IPv6.
     const few = impairment.blackHole === true;
-    for (const host of few ? kernel.slice(0, 1) : kernel)
+    const only4 = (impairment.narrow ?? 1_280) < 1_280;
+    for (const host of few || only4 ? kernel.slice(0, 1) : kernel)
       t.is(await world.ask({ do: 'exchange', host, port: 7, bytes: 300_000, on: 'rootless' }), 'same');
-    for (const host of few ? rootless.slice(1) : rootless) {
+    for (const host of only4 ? rootless.slice(0, 1) : few ? rootless.slice(1) : rootless) {
       t.is(String(await world.run([process.execPath, PEER, 'client', host, '99', '300000'])).trim(), 'good');
     }
   });
