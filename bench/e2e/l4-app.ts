@@ -127,6 +127,12 @@ export async function requestResponse(
   return { p50: at(0.5), p99: at(0.99) };
 }
 
+export interface RateFigure {
+  readonly perSecond: number;
+  /** Per second of CPU time of this process. */
+  readonly perCpuSecond: number;
+}
+
 /** Connections per second: connect, one byte there, one back, close; `parallel` of them at any time. */
 export async function connectionRate(
   net: NetApi,
@@ -134,12 +140,15 @@ export async function connectionRate(
   port: number,
   seconds: number,
   parallel: number,
-): Promise<number> {
+): Promise<RateFigure> {
   const byte = Buffer.of(1);
-  const start = performance.now();
-  const from = start + Math.min(500, seconds * 300);
-  const end = from + seconds * 1_000;
+  // The first ones only get the code compiled.
+  const warm = seconds >= 1 ? 3_000 : 100;
+  let count = 0;
+  let from = Number.POSITIVE_INFINITY;
+  let end = Number.POSITIVE_INFINITY;
   let done = 0;
+  let cpu = process.cpuUsage();
   const one = () =>
     new Promise<void>((resolve, reject) => {
       const socket = net.connect({ host, port }, () => socket.write(byte));
@@ -152,11 +161,16 @@ export async function connectionRate(
       while (performance.now() < end) {
         await one();
         const now = performance.now();
-        if (now >= from && now < end) done++;
+        if (++count === warm) {
+          cpu = process.cpuUsage();
+          from = now;
+          end = now + seconds * 1_000;
+        } else if (now > from && now < end) done++;
       }
     }),
   );
-  return done / seconds;
+  const { user, system } = process.cpuUsage(cpu);
+  return { perSecond: done / seconds, perCpuSecond: done / ((user + system) / 1e6) };
 }
 
 /** States of iperf3's control connection. */
@@ -181,11 +195,14 @@ export async function iperfClient(
   reverse: boolean,
 ): Promise<BulkFigure> {
   for (let attempt = 1; ; attempt++) {
-    // The server has one client at a time, and resets the next one while it is not done with the last.
-    const control = await connected(net, host, port);
-    control.setNoDelay(true);
-    const reader = new Reader(control);
+    // The server has one client at a time: it resets the next one while it is not done with the last, and refuses for a moment.
+    const control = net.connect({ host, port });
     try {
+      await once(control, 'connect').catch((error: Error) => {
+        throw new Busy(error.message);
+      });
+      control.setNoDelay(true);
+      const reader = new Reader(control);
       const first = await start(control, reader);
       return await iperfRun(net, host, port, seconds, reverse, control, reader, first);
     } catch (error) {

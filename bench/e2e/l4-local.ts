@@ -5,9 +5,11 @@ import { once } from 'node:events';
 import type { Socket } from 'node:net';
 import * as nodeNet from 'node:net';
 import { systemClock } from '../../lib/core/index.js';
+import { KubeBusCloud, KubeBusNode } from '../../lib/index.js';
 import { memoryLinks } from '../../lib/l2/index.js';
 import { attachLink, makePrefix, parseAddress, Router } from '../../lib/l3/index.js';
 import { createNet, type Net } from '../../lib/l4/index.js';
+import { memoryTransport } from '../../transports/memory.js';
 import { asNode, bulk, connectionRate, echo, type NetApi, requestResponse } from './l4-app.js';
 
 const LOOPBACK = '127.0.0.1';
@@ -44,11 +46,20 @@ const memory = (offload: boolean): { server: NetApi; client: NetApi } => {
   return { server: asNode(b.net), client: asNode(a.net) };
 };
 
+/** Two nodes and their cloud in this process: links with queues of their own, as in production. */
+async function throughCloud(): Promise<{ server: NetApi; client: NetApi; host: string }> {
+  const transport = memoryTransport('memory', turnTaking());
+  const cloud = await KubeBusCloud.start({ transports: [transport], tenants: { bench: { pools: ['10.80.0.0/16'] } } });
+  const join = (node: string) => KubeBusNode.join({ cloud: cloud.addresses, transport, tenant: 'bench', node });
+  const [a, b] = [await join('a'), await join('b')];
+  return { server: asNode(b.net), client: asNode(a.net), host: b.addresses[0]! };
+}
+
 async function rates(server: NetApi, client: NetApi, host: string) {
   const port = await echo(server, host);
   return {
     latency: await requestResponse(client, host, port, seconds),
-    perSecond: await connectionRate(client, host, port, seconds, 32),
+    rate: await connectionRate(client, host, port, seconds, 32),
   };
 }
 
@@ -112,7 +123,7 @@ async function fairness(server: NetApi, client: NetApi, host: string): Promise<{
     socket.on('drain', fill);
     fill();
   }
-  await new Promise((resolve) => setTimeout(resolve, seconds * 500));
+  await new Promise((resolve) => setTimeout(resolve, seconds * 1_000));
   const before = [...got];
   const start = performance.now();
   await new Promise((resolve) => setTimeout(resolve, seconds * 1_000));
@@ -147,8 +158,8 @@ async function measure(): Promise<unknown> {
       return idle(server, client, FAR);
     }
     case 'fairness': {
-      const { server, client } = memory(true);
-      return fairness(server, client, FAR);
+      const { server, client, host } = await throughCloud();
+      return fairness(server, client, host);
     }
     default:
       throw new Error(`unknown part '${part}'`);

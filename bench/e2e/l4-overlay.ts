@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { kubebus, nodePki } from '../../examples/lab/command.js';
 import { type Lab, until } from '../../examples/lab/netns.js';
-import type { BulkFigure, LatencyFigure } from './l4-app.js';
+import type { BulkFigure, LatencyFigure, RateFigure } from './l4-app.js';
 import type { JoinOrder, Order } from './l4-peer.js';
 import { CLOUD, EDGES, hubAddress } from './subjects.js';
 import { bringUp } from './topology.js';
@@ -125,11 +125,15 @@ export async function kernelIperf(
   reverse: boolean,
 ): Promise<number> {
   const args = ['-c', host, '-J', '-t', String(seconds), '--connect-timeout', '3000', ...(reverse ? ['-R'] : [])];
-  const { stdout, stderr } = await lab.run(ns, 'iperf3', args, { timeoutMs: (seconds + 15) * 1_000 });
-  const json = JSON.parse(stdout) as { error?: string; end?: { sum_received?: { bits_per_second: number } } };
-  const bits = json.end?.sum_received?.bits_per_second;
-  if (json.error !== undefined || bits === undefined) throw new Error(`iperf3: ${json.error ?? stderr}`);
-  return bits / 1e9;
+  for (let attempt = 1; ; attempt++) {
+    const { stdout, stderr } = await lab.run(ns, 'iperf3', args, { timeoutMs: (seconds + 15) * 1_000 });
+    const json = JSON.parse(stdout) as { error?: string; end?: { sum_received?: { bits_per_second: number } } };
+    const bits = json.end?.sum_received?.bits_per_second;
+    if (json.error === undefined && bits !== undefined) return bits / 1e9;
+    // Between two clients the server listens anew.
+    if (attempt === 10) throw new Error(`iperf3: ${json.error ?? stderr}`);
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
 }
 
 export interface OverlayFigures {
@@ -207,7 +211,15 @@ export async function measureOverlay(overlay: Overlay, reps: number, seconds: nu
       figures.nodeLatency.push(await latency(node, edge2, port));
       figures.nodesLatency.push(await latency(node, farAddress, farPort));
       figures.connections.push(
-        await node.ask<number>({ do: 'connections', host: edge2, port, seconds: Math.min(seconds, 2), parallel: 32 }),
+        (
+          await node.ask<RateFigure>({
+            do: 'connections',
+            host: edge2,
+            port,
+            seconds: Math.min(seconds, 2),
+            parallel: 32,
+          })
+        ).perSecond,
       );
     }
     return figures;

@@ -1,8 +1,8 @@
-// The parts of the l4 bench on a virtual clock: goodput under loss beside what Linux got on the same path (l4-record.ts), reordering
-// alone, and fairness of many flows on one bottleneck.
+// The parts of the l4 bench on a virtual clock: goodput under loss beside what Linux got on the same path (l4-record.ts), and
+// reordering alone. Fairness of 2, 8 and 32 flows on one bottleneck: test/sim/snapshots/goodput.md.
 
 import { readFileSync } from 'node:fs';
-import { type Impairment, join, makePeers, Network, Transfer, World } from '../../test/support/sim-net.js';
+import { type Impairment, join, makePeers, Transfer, World } from '../../test/support/sim-net.js';
 
 /** 100 Mbit/s, 100 ms, 1 % random loss towards the receiver; the queue holds one bandwidth-delay product. */
 export const PATH = { rate: 100e6, rttMs: 100, loss: 0.01, queue: 1_250_000, mtu: 1_400, seconds: 20, seeds: 5 };
@@ -44,33 +44,4 @@ export function reorderedShare(seconds: number): number {
   const { rate, rttMs, queue } = PATH;
   const run = (bad: Impairment) => goodput(1, rate, rttMs, queue, seconds, bad);
   return run({ reorder: 0.05, reorderBy: 5_000 }) / run({});
-}
-
-/** Jain's index of `flows` on one bottleneck of 1 Gbit/s and 20 ms, over `seconds` after `warm` seconds. */
-export function bottleneckFairness(flows: number, warm: number, seconds: number): number {
-  const world = new World(7);
-  const network = new Network(world);
-  const left = network.addNode();
-  const right = network.addNode();
-  network.connect(left, right, { rate: 1e9, delay: 10_000, queue: 2_500_000 });
-  const transfers: Transfer[] = [];
-  for (let i = 0; i < flows; i++) {
-    const from = network.addNode();
-    const to = network.addNode();
-    // Without some noise packets fall into step (see test/sim/goodput.test.ts).
-    network.connect(from, left, { rate: 1e9, delay: 10 + i, jitter: 1_000 }, { rate: 1e9, delay: 10 + i });
-    network.connect(to, right, { rate: 1e9, delay: 10 });
-    const [a, b] = network.flow(from, to, 40_000 + i, {}, {});
-    const transfer = new Transfer(world, a, b, Number.MAX_SAFE_INTEGER, i, 65_536, false);
-    a.onEvents = (events) => transfer.handleSender(events);
-    b.onEvents = (events) => transfer.handleReceiver(events);
-    world.at(world.now + world.random.float() * 1e6, () => a.connect());
-    transfers.push(transfer);
-  }
-  world.run(world.now + warm * 1e6);
-  const before = transfers.map((t) => t.received);
-  world.run(world.now + seconds * 1e6);
-  const got = transfers.map((t, i) => t.received - before[i]!);
-  const sum = got.reduce((x, y) => x + y, 0);
-  return sum ** 2 / (flows * got.reduce((x, y) => x + y * y, 0));
 }

@@ -3,11 +3,11 @@
 import { execFile } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
-import { has } from '../../examples/lab/netns.js';
-import type { BulkFigure, LatencyFigure } from './l4-app.js';
+import { has, Lab } from '../../examples/lab/netns.js';
+import type { BulkFigure, LatencyFigure, RateFigure } from './l4-app.js';
 import { fromRegistry, type Subject, slirp } from './l4-compare.js';
 import { measureOverlay, startOverlay } from './l4-overlay.js';
-import { bottleneckFairness, linuxRecord, lossyGoodput, PATH, reorderedShare } from './l4-sim.js';
+import { linuxRecord, lossyGoodput, PATH, reorderedShare } from './l4-sim.js';
 import { allowCongestionControl } from './topology.js';
 import { buildWhenStale, vpnObstacle } from './vpn.js';
 
@@ -101,22 +101,50 @@ class Bench {
 
   private async local<T>(part: string, seconds = this.seconds, count = 0): Promise<T> {
     const args = ['--expose-gc', '--import', import.meta.resolve('tsx'), LOCAL, part, String(seconds), String(count)];
-    const { stdout } = await promisify(execFile)(process.execPath, args, { timeout: 120_000 });
+    // All in the same place: a namespace whose kernel uses CUBIC too, where there may be one.
+    const [program, ...before] = this.inNamespace;
+    const all = program === undefined ? args : [...before, process.execPath, ...args];
+    const { stdout } = await promisify(execFile)(program ?? process.execPath, all, { timeout: 120_000 });
     return JSON.parse(stdout) as T;
   }
 
-  async memory(): Promise<void> {
-    const samples = { node: [] as number[], whole: [] as number[], cut: [] as number[] };
-    for (let i = 0; i < this.reps; i++) {
-      samples.node.push((await this.local<BulkFigure>('node-net')).gbps);
-      samples.whole.push((await this.local<BulkFigure>('memory')).gbps);
-      samples.cut.push((await this.local<BulkFigure>('memory-1400')).gbps);
+  /** What to put before a command of `local`. */
+  private inNamespace: readonly string[] = [];
+
+  async withNamespace(run: () => Promise<void>): Promise<void> {
+    if (vpnObstacle() !== undefined) {
+      this.skipped.push("CUBIC for node:net over loopback: it has the machine's default without root");
+      return run();
     }
-    const { node, whole, cut } = samples;
+    const restore = allowCongestionControl('cubic');
+    const lab = new Lab('kbm-');
+    try {
+      await lab.ns('loop', { congestion: 'cubic' });
+      this.inNamespace = ['ip', 'netns', 'exec', lab.full('loop')];
+      await run();
+    } finally {
+      this.inNamespace = [];
+      await lab.down();
+      restore();
+    }
+  }
+
+  async memory(): Promise<void> {
+    const bulks = { node: [] as BulkFigure[], whole: [] as BulkFigure[], cut: [] as BulkFigure[] };
+    for (let i = 0; i < this.reps; i++) {
+      bulks.node.push(await this.local<BulkFigure>('node-net'));
+      bulks.whole.push(await this.local<BulkFigure>('memory'));
+      bulks.cut.push(await this.local<BulkFigure>('memory-1400'));
+    }
+    const speed = (all: readonly BulkFigure[]) => all.map((b) => b.gbps);
+    const cost = (all: readonly BulkFigure[]) => all.map((b) => b.cpuPerGb);
+    const [node, whole, cut] = [speed(bulks.node), speed(bulks.whole), speed(bulks.cut)];
     const one = 'node:net, loopback';
+    this.compare('Two nodes, memory link: CPU per GB', 's', cost(bulks.whole), one, cost(bulks.node));
+    this.compare('the same in segments of 1,400 bytes', 's', cost(bulks.cut), one, cost(bulks.node));
     this.compare('Two nodes, memory link, 64 KB writes', 'Gbit/s', whole, one, node, { least: 1 });
     this.compare('the same in segments of 1,400 bytes, with checksums', 'Gbit/s', cut, one, node, { least: 0.5 });
-    type Rates = { latency: LatencyFigure; perSecond: number };
+    type Rates = { latency: LatencyFigure; rate: RateFigure };
     const theirs: Rates[] = [];
     const ours: Rates[] = [];
     for (let i = 0; i < this.reps; i++) {
@@ -125,10 +153,10 @@ class Bench {
     }
     const p50 = (all: readonly Rates[]) => all.map((r) => r.latency.p50);
     this.compare('One byte there and back, memory link, p50', 'us', p50(ours), one, p50(theirs), {}, 1);
-    const rate = (all: readonly Rates[]) => all.map((r) => r.perSecond);
+    const rate = (all: readonly Rates[]) => all.map((r) => r.rate.perCpuSecond);
     const perSecond = rate(ours);
     this.add({
-      figure: 'Connection + 1 request, per second (both ends on one core)',
+      figure: 'Connection + 1 request per second of CPU time, both ends in one process',
       value: spread(perSecond, 0),
       against: `${one}: ${spread(rate(theirs), 0)}`,
       ratio: median(perSecond) / median(rate(theirs)),
@@ -152,7 +180,7 @@ class Bench {
     const flows = this.o.smoke ? 50 : 1_000;
     const fair = await this.local<{ jain: number; gbps: number }>('fairness', this.o.smoke ? 0.3 : 4, flows);
     this.add({
-      figure: `${flows.toLocaleString('en')} active connections, memory link: Jain's index`,
+      figure: `${flows.toLocaleString('en')} active connections through a cloud in the same process: Jain's index`,
       value: `${fair.jain.toFixed(3)} at ${fair.gbps.toFixed(1)} Gbit/s in all`,
       bar: 'at least 0.95',
       reached: fair.jain >= 0.95,
@@ -172,14 +200,6 @@ class Bench {
       value: `${(share * 100).toFixed(1)} % of the goodput without`,
       bar: 'at least 90 %',
       reached: share >= 0.9,
-    });
-    const flows = this.o.smoke ? 20 : 1_000;
-    const jain = bottleneckFairness(flows, this.o.smoke ? 1 : 5, this.o.smoke ? 1 : 5);
-    this.add({
-      figure: `${flows.toLocaleString('en')} flows on one bottleneck of 1 Gbit/s and 20 ms, simulated: Jain's index`,
-      value: jain.toFixed(3),
-      bar: 'at least 0.95',
-      reached: jain >= 0.95,
     });
   }
 
@@ -248,8 +268,10 @@ class Bench {
 export async function l4(options: L4Options): Promise<L4Report> {
   const bench = new Bench(options);
   const { parts, log } = options;
-  if (parts.includes('memory')) await bench.memory();
-  if (parts.includes('scale')) await bench.scale();
+  await bench.withNamespace(async () => {
+    if (parts.includes('memory')) await bench.memory();
+    if (parts.includes('scale')) await bench.scale();
+  });
   if (parts.includes('sim')) bench.sim();
   if (parts.includes('overlay') || parts.includes('compare')) {
     const obstacle = vpnObstacle() ?? (has('sysctl') ? undefined : 'it needs the program sysctl');
