@@ -99,14 +99,20 @@ export function createFront(handlers: FrontHandlers, limits: FrontLimits, tls: T
   server.setTimeout(limits.idleTimeoutMs);
   if (server instanceof Server) server.maxRequestsPerSocket = 0;
 
+  const refused = new WeakSet<Duplex>();
   const guard = (req: IncomingMessage, res: ServerResponse, expects: boolean) => {
+    // Node hands on what was pipelined behind a refused request; it may be that request's body.
+    if (refused.has(req.socket)) return;
     const failure = unacceptable(req);
     if (failure === null) {
       handlers.request(req, res, expects);
       return;
     }
     // Where the message ends may be in doubt: nothing more is read from this connection.
-    if (!isHttp2(req)) res.setHeader('connection', 'close');
+    if (!isHttp2(req)) {
+      refused.add(req.socket);
+      res.shouldKeepAlive = false;
+    }
     answerFailure(req, res, failure, handlers.newRequestId());
   };
   server.on('request', (req: IncomingMessage, res: ServerResponse) => guard(req, res, false));
@@ -117,6 +123,7 @@ export function createFront(handlers: FrontHandlers, limits: FrontLimits, tls: T
     answerFailure(req, res, new HttpFailure('ERR_HTTP_EXPECTATION', reason), handlers.newRequestId());
   });
   server.on('upgrade', (req: IncomingMessage, socket: Duplex, head: Buffer) => {
+    if (refused.has(socket)) return;
     const failure = unacceptable(req);
     if (failure !== null) answerRaw(socket, failure, handlers.newRequestId(), req.headers.accept);
     else handlers.upgrade(req, socket, head);
@@ -187,6 +194,8 @@ function unacceptable(req: IncomingMessage): HttpFailure | null {
   if (isHttp2(req)) return null;
   const bad = (reason: string) => new HttpFailure('ERR_HTTP_BAD_REQUEST', reason);
   const { headers, rawHeaders } = req;
+  // llhttp takes a request line without a version for HTTP/0.9.
+  if (req.httpVersionMajor < 1) return bad('the request line has no version');
   // RFC 9112 §3.2: exactly one Host.
   if (countField(rawHeaders, 'host') > 1) return bad('more than one Host field');
   const coding = headers['transfer-encoding'];

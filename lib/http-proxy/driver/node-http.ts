@@ -15,7 +15,7 @@ import type { AccessLog } from './access-log.js';
 import { ClientProxy, type ClientProxyOptions, type ListenAddress, type Route } from './client-proxy.js';
 import { LocalService, once, type PublishOptions, type Target } from './local-service.js';
 import { RegistryClient } from './registry-channel.js';
-import { type PeerOfConnection, ServerProxy } from './server-proxy.js';
+import { identified, type PeerOfConnection, ServerProxy } from './server-proxy.js';
 import { tunnel } from './slow-exchange.js';
 import { connectTunnel, forwardPort, type OverlayConnect, socksListener, type TunnelListener } from './tunnels.js';
 import { DEFAULT_UPSTREAM_LIMITS, Upstream, type UpstreamLimits } from './upstream.js';
@@ -250,16 +250,18 @@ export class NodeHttp {
   private listenTcp(service: LocalService): ServerLike {
     const server = this.host.net.createServer({ allowHalfOpen: true }, (socket) => {
       socket.on('error', () => {});
-      if (this.identify(socket) === null) {
-        socket.destroy();
-        return;
-      }
       socket.pause();
-      service.connect((error, local) => {
-        if (local === null || error !== null) socket.resetAndDestroy();
-        else if (socket.destroyed) local.destroy();
-        else tunnel(socket, local, TUNNEL_IDLE_MS, () => {});
-      });
+      identified(
+        socket,
+        (s) => this.identify(s),
+        () => {
+          service.connect((error, local) => {
+            if (local === null || error !== null) socket.resetAndDestroy();
+            else if (socket.destroyed) local.destroy();
+            else tunnel(socket, local, TUNNEL_IDLE_MS, () => {});
+          });
+        },
+      );
     });
     server.on('error', (err) =>
       this.host.logger.error({ err, service: service.name }, 'the service cannot listen on the overlay'),

@@ -33,6 +33,29 @@ export interface ServerProxyOptions {
 const IDENTITY = Symbol('kubebus.peer');
 type Identified = Duplex & { [IDENTITY]?: PeerOfConnection; remoteAddress?: string };
 
+/** A connection may overtake the news of whose address it comes from. */
+const NEWS_MS = [5, 20, 75, 200, 700];
+
+/** Calls back with the peer, at once or when it is known; a stranger's connection is closed. */
+export function identified<T>(
+  socket: Duplex,
+  identify: (socket: Duplex) => T | null,
+  callback: (peer: T) => void,
+): void {
+  const ignore = () => {};
+  let tries = 0;
+  const look = () => {
+    const peer = identify(socket);
+    if (peer !== null) {
+      socket.removeListener('error', ignore);
+      callback(peer);
+    } else if (tries < NEWS_MS.length && !socket.destroyed) setTimeout(look, NEWS_MS[tries++]);
+    else socket.destroy();
+  };
+  socket.on('error', ignore);
+  look();
+}
+
 export class ServerProxy {
   readonly metrics: Metrics;
   private readonly front: Front;
@@ -55,14 +78,10 @@ export class ServerProxy {
 
   /** Takes a connection of the overlay. */
   accept(socket: Duplex): void {
-    const peer = this.options.identify(socket);
-    if (peer === null) {
-      socket.on('error', () => {});
-      socket.destroy();
-      return;
-    }
-    (socket as Identified)[IDENTITY] = peer;
-    this.front.accept(socket);
+    identified(socket, this.options.identify, (peer) => {
+      (socket as Identified)[IDENTITY] = peer;
+      this.front.accept(socket);
+    });
   }
 
   close(graceMs?: number): Promise<void> {

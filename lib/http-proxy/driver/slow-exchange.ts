@@ -81,6 +81,8 @@ export function slowExchange(req: IncomingMessage, res: ServerResponse, plan: Pl
     send();
   });
   request.on('information', (info: { statusCode: number; rawHeaders: string[] }) => {
+    // 100 comes as 'continue', too.
+    if (info.statusCode === 100) return;
     writeInformation(req, res, info.statusCode, plan.mend(info.rawHeaders));
   });
   request.on('response', (answer: IncomingMessage) => {
@@ -190,6 +192,8 @@ export function upgrade(req: IncomingMessage, socket: Duplex, head: Buffer, plan
     res.on('finish', () => finish(answer.statusCode!, 0, bytesOut));
   });
   request.on('information', (info: { statusCode: number; rawHeaders: string[] }) => {
+    // 100 comes as 'continue', too.
+    if (info.statusCode === 100) return;
     writeInformation(req, res, info.statusCode, plan.mend(info.rawHeaders));
   });
   request.on('error', (cause: NodeJS.ErrnoException) => {

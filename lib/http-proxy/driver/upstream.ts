@@ -1,7 +1,7 @@
 // Edge: connections to one place (a node's server proxy, or an instance of a local service): undici speaks HTTP/1.1 on each, we keep them.
 // One request at a time on a connection, the connection used last is used next, so that the others fall idle and close.
 
-import { Agent, type ClientRequest, request as httpRequest, type RequestOptions } from 'node:http';
+import { type ClientRequest, request as httpRequest, type RequestOptions } from 'node:http';
 import type { Duplex } from 'node:stream';
 import { Client, type Dispatcher } from 'undici';
 import { KubeBusError } from '../../core/index.js';
@@ -56,7 +56,6 @@ export class Upstream {
   private readonly idle: Lease[] = [];
   private readonly leases = new Set<Lease>();
   private readonly queue: LeaseCallback[] = [];
-  private readonly agent = new Agent({ keepAlive: false, maxSockets: Number.POSITIVE_INFINITY });
   private closed = false;
 
   constructor(
@@ -114,8 +113,8 @@ export class Upstream {
       method: options.method,
       path: options.path,
       headers: options.headers,
-      agent: this.agent,
       maxHeaderSize: this.limits.headerBytes,
+      // Without an agent: an agent would not ask for our connection.
       createConnection: (_options: unknown, done: (error: Error | null, socket: Duplex) => void) => {
         this.openSocket((error, socket) => done(error, socket as Duplex));
         return undefined as unknown as Duplex;
@@ -145,7 +144,6 @@ export class Upstream {
     for (const lease of [...this.leases]) this.drop(lease);
     this.idle.length = 0;
     for (const callback of this.queue.splice(0)) callback(null);
-    this.agent.destroy();
   }
 
   private open(): Lease {
