@@ -220,7 +220,7 @@ export class LocalService implements Visibility {
       },
       mend: (raw: readonly string[]): string[] => {
         const mend: Mend = {
-          hosts: [current.authority.toLowerCase(), local.host.toLowerCase()],
+          hosts: ownNames(local.host.toLowerCase(), current.authority.toLowerCase()),
           base: current.base,
           prefix: local.prefix,
           path: local.target,
@@ -363,6 +363,13 @@ export class LocalService implements Visibility {
 }
 
 const OURS_FIRST = /^(?:x-kubebus-|x-forwarded-|forwarded$|via$|x-request-id$|te$|cookie$)/;
+
+/** Authorities by which a service may call itself: its own, the caller's, and the caller's host with its own port (nginx does so). */
+function ownNames(host: string, authority: string): string[] {
+  const name = host.replace(/:\d*$/, '');
+  const port = /:\d+$/.exec(authority)?.[0] ?? '';
+  return [authority, host, `${name}${port}`, name];
+}
 
 function setHost(headers: string[], authority: string): void {
   for (let i = 0; i < headers.length; i += 2) if (headers[i]!.toLowerCase() === 'host') headers[i + 1] = authority;
