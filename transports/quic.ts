@@ -83,6 +83,7 @@ function endpointOptions(engine: Engine, options: QuicOptions) {
     udpPayload: options.udpPayload ?? 1350,
     handshakes: options.handshakes ?? 256,
     handshakeTimeout: (options.handshakeTimeout ?? 5 * SECOND) / MS,
+    secret: () => material(options.tls).key,
   };
 }
 

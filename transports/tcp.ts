@@ -14,6 +14,7 @@ import type {
   Transport,
 } from '../lib/l2/transport.js';
 import { cloudIdentity, material, nodeIdentity } from './identity.js';
+import { watchLocalAddress } from './local-address.js';
 import { connectThroughProxy, parseProxy } from './proxy.js';
 import { SocketStream } from './socket-stream.js';
 import { connectError, explain, explainCertificate, handshakeCode } from './tls-reasons.js';
@@ -134,6 +135,11 @@ async function connectSocket(
     else signal.addEventListener('abort', aborted);
   });
   socket.setNoDelay(true);
+  const { localAddress } = tunnel ?? socket;
+  const unwatch = watchLocalAddress(localAddress, () =>
+    socket.destroy(new Error(`this host has no longer the address ${localAddress}`)),
+  );
+  socket.once('close', unwatch);
   return { socket, where };
 }
 

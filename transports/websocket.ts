@@ -11,6 +11,7 @@ import type { WebSocket, WebSocketServer } from 'ws';
 import { KubeBusError, type Micros, MS, SECOND } from '../lib/core/index.js';
 import type { AcceptHandler, ByteStream, Listener, TlsMaterial, TlsSource, Transport } from '../lib/l2/transport.js';
 import { material } from './identity.js';
+import { watchLocalAddress } from './local-address.js';
 import { connectThroughProxy, parseProxy } from './proxy.js';
 import { parseHostPort } from './tcp.js';
 import { AuthMachine, bindingOf } from './web/auth.js';
@@ -109,6 +110,10 @@ async function dial(options: WebSocketOptions, address: string, signal: AbortSig
     await stream.authenticate(
       new AuthMachine({ role: 'dialer', tls: material(options.tls), bindings, host, where }, Date.now()),
       signal,
+    );
+    client.once(
+      'close',
+      watchLocalAddress((tunnel ?? socket).localAddress, () => client.terminate()),
     );
     return stream;
   } catch (error) {

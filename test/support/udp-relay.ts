@@ -4,6 +4,8 @@ import { once } from 'node:events';
 
 export interface UdpRelay {
   readonly port: number;
+  /** Port of the server; may change. */
+  target: number;
   readonly forwarded: { up: number; down: number };
   /** Ports by which the server has seen clients. */
   readonly seen: ReadonlySet<number>;
@@ -39,6 +41,7 @@ export async function udpRelay(target: number): Promise<UdpRelay> {
   };
   const relay: UdpRelay = {
     port: front.address().port,
+    target,
     forwarded,
     seen,
     pass: () => true,
@@ -49,7 +52,7 @@ export async function udpRelay(target: number): Promise<UdpRelay> {
     },
   };
   front.on('message', (data, from) => {
-    if (relay.pass(true, forwarded.up++, data.length)) backFor(from.port).send(data, target, '127.0.0.1');
+    if (relay.pass(true, forwarded.up++, data.length)) backFor(from.port).send(data, relay.target, '127.0.0.1');
   });
   return relay;
 }

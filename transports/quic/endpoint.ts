@@ -7,8 +7,10 @@ import { once } from 'node:events';
 import { isIPv6 } from 'node:net';
 import { KubeBusError } from '../../lib/core/index.js';
 import type { PeerIdentity } from '../../lib/l2/transport.js';
+import { watchLocalAddress } from '../local-address.js';
 import { type ConnectionHost, QuicConnection } from './connection.js';
 import type { Engine, EngineConfig, EngineConnection, HostPort } from './engine.js';
+import { StatelessResets } from './reset.js';
 import { RetryTokens } from './retry.js';
 
 export interface EndpointOptions {
@@ -21,6 +23,8 @@ export interface EndpointOptions {
   readonly handshakes: number;
   /** Milliseconds. */
   readonly handshakeTimeout: number;
+  /** Known to this endpoint alone, and the same after a restart: tokens of stateless resets are made from it. */
+  secret(): string;
   identify(certificate: Uint8Array | undefined): PeerIdentity;
   onReady(connection: QuicConnection): void;
   onRefused(code: string, message: string, remote: string): void;
@@ -32,6 +36,8 @@ const RETRY_SHARE = 0.25;
 const SOCKET_BUFFER = 4 * 1024 * 1024;
 /** Buffers kept for sending. */
 const SPARE = 256;
+/** Milliseconds without a packet, from the first error on, after which the system's "nobody listens there" is believed. */
+const REFUSED_MS = 2_000;
 
 const hex = (bytes: Uint8Array) => Buffer.from(bytes).toString('hex');
 
@@ -40,16 +46,22 @@ export class QuicEndpoint implements ConnectionHost {
   private readonly byId = new Map<string, QuicConnection>();
   private readonly handshaking = new Map<QuicConnection, NodeJS.Timeout>();
   private readonly tokens = new RetryTokens();
+  private readonly resets: StatelessResets;
   private readonly spare: Buffer[] = [];
   /** Buffers that the system has not taken yet, in order. */
   private readonly flying: Buffer[] = [];
   private connected = false;
   private closed = false;
+  /** When the system first said that nobody listens there, with no packet from there since. */
+  private refusedAt: number | null = null;
+  private unwatch: () => void = () => {};
 
   private constructor(
     private readonly socket: dgram.Socket,
     private readonly options: EndpointOptions,
-  ) {}
+  ) {
+    this.resets = new StatelessResets(options.secret());
+  }
 
   /** Listens on host:port. Rejects with the system's error. */
   static async listen(options: EndpointOptions, host: string, port: number): Promise<QuicEndpoint> {
@@ -77,6 +89,10 @@ export class QuicEndpoint implements ConnectionHost {
     const shown = `quic://${isIPv6(host) ? `[${host}]` : host}:${port}`;
     const connection = new QuicConnection(engine, endpoint, 'dialer', shown);
     endpoint.add(connection, [scid]);
+    const { address } = socket.address();
+    endpoint.unwatch = watchLocalAddress(address, () => {
+      connection.destroy(new KubeBusError('ERR_TRANSPORT', `this host has no longer the address ${address}`));
+    });
     connection.schedule();
     return [endpoint, connection];
   }
@@ -130,6 +146,7 @@ export class QuicEndpoint implements ConnectionHost {
   onOver(connection: QuicConnection, error: Error | undefined): void {
     this.settled(connection);
     for (const id of connection.ids) this.byId.delete(id);
+    this.unwatch();
     if (error !== undefined && !connection.opened) {
       const code = error instanceof KubeBusError ? error.code : 'ERR_TRANSPORT';
       this.options.onRefused(code, error.message, connection.remote);
@@ -145,16 +162,18 @@ export class QuicEndpoint implements ConnectionHost {
     // Spare ids, or the peer could not move to another path (RFC 9000 §9.5).
     while (engine.sourceCidsLeft() > 0) {
       const cid = randomBytes(this.options.engine.MAX_CONN_ID_LEN);
-      engine.newSourceCid(cid, randomBytes(16).readBigUInt64BE(), false);
+      engine.newSourceCid(cid, this.resets.token(cid), false);
       this.add(connection, [cid]);
     }
   }
 
   // ---- helpers
 
-  private readonly sent = (): void => {
+  private readonly sent = (error?: NodeJS.ErrnoException | null): void => {
     const buffer = this.flying.shift();
     if (buffer !== undefined) this.giveBack(buffer);
+    // What ICMP said to the packet before this one.
+    if (error?.code === 'ECONNREFUSED') this.onSocketError(error);
   };
 
   private async bind(host: string, port: number): Promise<void> {
@@ -178,13 +197,30 @@ export class QuicEndpoint implements ConnectionHost {
 
   private onSocketError(error: NodeJS.ErrnoException): void {
     if (!this.connected) return;
+    this.believe(error);
     for (const connection of this.handshaking.keys()) {
       connection.destroy(new KubeBusError('ERR_CONNECT', `${connection.remote}: ${error.message}`, { cause: error }));
     }
   }
 
+  /**
+   * RFC 9000 §14.2.1, §21.9: an ICMP message alone ends nothing, anybody can send one. When the peer stays silent too while we ask, and
+   * the system goes on saying that nobody listens there, it is so.
+   */
+  private believe(error: NodeJS.ErrnoException): void {
+    if (error.code !== 'ECONNREFUSED') return;
+    const now = performance.now();
+    this.refusedAt ??= now;
+    if (now - this.refusedAt < REFUSED_MS) return;
+    for (const connection of new Set(this.byId.values())) {
+      const text = `${connection.remote}: nobody listens there any more`;
+      connection.destroy(new KubeBusError('ERR_TRANSPORT', text, { cause: error, side: 'remote' }));
+    }
+  }
+
   private onMessage(data: Buffer, from: HostPort): void {
     const { engine } = this.options;
+    this.refusedAt = null;
     let header: ReturnType<Engine['Header']['fromSlice']>;
     try {
       header = engine.Header.fromSlice(data, engine.MAX_CONN_ID_LEN);
@@ -193,7 +229,15 @@ export class QuicEndpoint implements ConnectionHost {
     }
     const connection = this.byId.get(hex(header.dcid));
     if (connection !== undefined) return connection.receive(data, from);
-    if (this.connected || this.closed || header.ty !== engine.Type.Initial) return;
+    // A stateless reset has a random id: the engine knows it by its token.
+    if (this.connected) return this.byId.values().next().value?.receive(data, from);
+    if (this.closed) return;
+    if (header.ty === engine.Type.Short) {
+      const reset = this.resets.answer(performance.now(), header.dcid, data.length);
+      if (reset !== null) this.socket.send(reset, from.port, from.host, () => {});
+      return;
+    }
+    if (header.ty !== engine.Type.Initial) return;
     this.accept(header, data, from);
   }
 
@@ -224,7 +268,9 @@ export class QuicEndpoint implements ConnectionHost {
     }
     let accepted: EngineConnection;
     try {
-      accepted = engine.Connection.accept(scid, original, this.local, from, this.options.config());
+      const config = this.options.config();
+      config.setStatelessResetToken(this.resets.token(scid));
+      accepted = engine.Connection.accept(scid, original, this.local, from, config);
     } catch (error) {
       return this.options.onRefused('ERR_TRANSPORT', (error as Error).message, remote);
     }

@@ -60,6 +60,7 @@ export interface EngineConfig {
   setActiveConnectionIdLimit(n: number): void;
   setDisableActiveMigration(on: boolean): void;
   setCcAlgorithmName(name: string): void;
+  setStatelessResetToken(token: bigint | null): void;
   enableDgram(on: boolean, recvQueue: number, sendQueue: number): void;
 }
 
@@ -73,7 +74,7 @@ export interface PacketHeader {
 
 export interface Engine {
   readonly MAX_CONN_ID_LEN: number;
-  readonly Type: { readonly Initial: number };
+  readonly Type: { readonly Initial: number; readonly Short: number };
   readonly Header: { fromSlice(data: Uint8Array, cidLength: number): PacketHeader };
   readonly Config: {
     /** CA, keys and certificates as PEM. On a server `verifyPeer` demands a certificate of the client. */

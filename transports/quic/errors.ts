@@ -30,6 +30,11 @@ export function explainQuic(engine: EngineConnection, where: string): KubeBusErr
   const error = peer ?? local;
   if (error === null) {
     if (engine.isTimedOut()) return new KubeBusError('ERR_TRANSPORT', `${where} went silent`, { side: 'remote' });
+    // Closed without a word of either side: that was a stateless reset (RFC 9000 §10.3.1).
+    if (engine.isClosed()) {
+      const text = `${where} does not know this connection any more: it was restarted`;
+      return new KubeBusError('ERR_TRANSPORT', text, { side: 'remote' });
+    }
     return undefined;
   }
   const side = peer === null ? 'local' : 'remote';
