@@ -1,5 +1,6 @@
 // Turns results into tables: for the terminal, and as Markdown for docs/benchmarks.md.
 
+import type { HttpReport } from './e2e/http.js';
 import type { L4Report } from './e2e/l4.js';
 import type { LinksFigure } from './e2e/links.js';
 import type { Sample } from './e2e/measure.js';
@@ -23,6 +24,7 @@ export interface Report {
   readonly vpn?: VpnReport;
   readonly links?: readonly LinksFigure[];
   readonly l4?: L4Report;
+  readonly http?: HttpReport;
 }
 
 type Figure = {

@@ -5,6 +5,7 @@ import { cpus, release, totalmem } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Command, InvalidArgumentError, Option } from 'commander';
+import { httpBench, httpTable } from './e2e/http.js';
 import { L4_PARTS, type L4Part, l4 } from './e2e/l4.js';
 import { links } from './e2e/links.js';
 import { FIGURES, type Figure } from './e2e/measure.js';
@@ -17,7 +18,7 @@ const microFiles = readdirSync(join(here, 'micro'))
   .filter((file) => file.endsWith('.bench.ts'))
   .sort();
 const microNames = microFiles.map((file) => file.replace('.bench.ts', ''));
-const known = ['micro', ...microNames, 'vpn', 'links', 'l4'];
+const known = ['micro', ...microNames, 'vpn', 'links', 'l4', 'http'];
 
 const list = (text: string) => text.split(',').filter(Boolean);
 const positive = (text: string) => {
@@ -61,7 +62,7 @@ interface Options {
 }
 
 const program = new Command('bench')
-  .description('Measures KubeBus. Without a name: all micro-benches, links, l4 and (as root) vpn.')
+  .description('Measures KubeBus. Without a name: all micro-benches, links, l4, http and (as root) vpn.')
   .argument('[name...]', `one or more of: ${known.join(', ')}`)
   .option('--list', 'print the names and end')
   .option('--json', 'print the results as JSON, and nothing else, on standard output')
@@ -158,13 +159,24 @@ if (wants('l4')) {
   }
 }
 
+if (wants('http')) {
+  log('http');
+  try {
+    report.http = await httpBench({ seconds: options.seconds ?? 3, smoke, log });
+    if (!options.json) process.stdout.write(`\n${httpTable(report.http)}\n\n`);
+  } catch (error) {
+    failed = true;
+    log(`http: FAILED: ${(error as Error).message}`);
+  }
+}
+
 if (wants('vpn')) {
   const obstacle = vpnObstacle();
   if (obstacle !== undefined) log(`vpn: skipped: ${obstacle}`);
   else await runVpn();
 }
 
-if (report.micro || report.links || report.l4 || report.vpn) finish();
+if (report.micro || report.links || report.l4 || report.http || report.vpn) finish();
 process.exit(failed ? 1 : 0);
 
 function runMicro(name: string): MicroResult[] {
@@ -248,6 +260,7 @@ function finish(): void {
   if (report.vpn) sections.push(['vpn', vpnTables(report.vpn)]);
   if (report.links) sections.push(['links', linksTable(report.links)]);
   if (report.l4) sections.push(['l4', l4Table(report.l4)]);
+  if (report.http) sections.push(['http', httpTable(report.http)]);
   if (report.micro) sections.push(['micro', microTable(report.micro)]);
   const body = (section: string) => `Measured ${machineLine(report)}.\n\n${section}`;
   if (options.markdown)

@@ -1,0 +1,61 @@
+// One process of the http bench: a proxy alone (ours, or http-proxy), or the cloud or the edge of the whole way. Says its port, then serves.
+
+import { readFileSync } from 'node:fs';
+import http from 'node:http';
+import { connect } from 'node:net';
+import { join } from 'node:path';
+import { ClientProxy, Upstream } from '../../lib/http-proxy/index.js';
+import { KubeBusCloud, KubeBusNode } from '../../lib/index.js';
+import { tcpTransport } from '../../transports/tcp.js';
+
+const [role, dir = '', target = '', cloudAddress = ''] = process.argv.slice(2);
+const say = (message: object) => process.send?.(message);
+const pem = (file: string) => readFileSync(join(dir, file), 'utf8');
+process.on('disconnect', () => process.exit(0));
+
+if (role === 'http-proxy') {
+  const { default: httpProxy } = await import('http-proxy');
+  const proxy = httpProxy.createProxyServer({
+    target,
+    agent: new http.Agent({ keepAlive: true, maxSockets: 256 }),
+    xfwd: true,
+  });
+  proxy.on('error', (_error, _req, res) => res.destroy());
+  const server = http.createServer((req, res) => proxy.web(req, res));
+  server.listen(0, '127.0.0.1', () => say({ port: (server.address() as { port: number }).port }));
+} else if (role === 'client-proxy') {
+  const { port, hostname } = new URL(target);
+  const upstream = new Upstream(target, (callback) => {
+    const socket = connect({ host: hostname, port: Number(port), noDelay: true });
+    const failed = (error: Error) => callback(error, null);
+    socket.once('error', failed);
+    socket.once('connect', () => {
+      socket.removeListener('error', failed);
+      callback(null, socket);
+    });
+  });
+  const proxy = new ClientProxy({
+    route: (address) => ({ address, upstream, tellCaller: false }),
+    identify: () => ({ kind: 'internet' }),
+  });
+  say(await proxy.listen({ host: '127.0.0.1', port: 0 }));
+} else if (role === 'cloud') {
+  const tls = { ca: pem('ca.crt'), cert: pem('cloud.crt'), key: pem('cloud.key') };
+  const cloud = await KubeBusCloud.start({
+    transports: [tcpTransport({ listen: { host: '127.0.0.1', port: 0 }, tls })],
+    tenants: { acme: { pools: ['10.80.0.0/16'] } },
+    gateways: [{ host: '127.0.0.1', port: 0 }],
+  });
+  say({ port: cloud.gateways[0]!.port, address: cloud.addresses[0] });
+} else {
+  const tls = { ca: pem('ca.crt'), cert: pem('acme-edge-1.crt'), key: pem('acme-edge-1.key') };
+  const node = await KubeBusNode.join({
+    cloud: [cloudAddress],
+    transport: tcpTransport({ tls }),
+    tenant: 'acme',
+    node: 'edge-1',
+  });
+  node.publish('web', target, { public: true });
+  await node.services.ready();
+  say({ port: 0 });
+}
