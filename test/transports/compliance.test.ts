@@ -4,6 +4,7 @@ import { cloudNames, createAuthority, nodeNames } from '../../lib/join/driver/pk
 import { memoryTransport } from '../../transports/memory.js';
 import { quicTransport } from '../../transports/quic.js';
 import { tcpTransport } from '../../transports/tcp.js';
+import { webSocketTransport } from '../../transports/websocket.js';
 import { webTransport } from '../../transports/webtransport.js';
 import { transportCompliance } from '../compliance/transport.js';
 
@@ -56,5 +57,15 @@ transportCompliance('webtransport', async () => {
     listener: webTransport({ tls: { ...cloud, ca }, listen }),
     dialer: webTransport({ tls: { ...node, ca } }),
     identities: { node: { tenant: 'acme', node: 'edge-1' }, cloud: 'hub' },
+  };
+});
+
+transportCompliance('websocket', async () => {
+  const { ca, cloud, node } = await pki;
+  return {
+    listener: webSocketTransport({ tls: { ...cloud, ca }, listen }),
+    dialer: webSocketTransport({ tls: { ...node, ca } }),
+    identities: { node: { tenant: 'acme', node: 'edge-1' }, cloud: 'hub' },
+    nobody,
   };
 });
