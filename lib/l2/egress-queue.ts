@@ -1,21 +1,27 @@
 // Core: the queue in front of a connection that is backed up. Read first: RFC 8290 (FQ-CoDel), RFC 8289 (CoDel).
 //
-//   flow = hash of the packet -> one of `flows` queues; served by deficit round robin in bytes, new flows first
+//   each flow (hash of the packet) has a queue of its own; served by deficit round robin in bytes, new flows first
 //   each queue runs CoDel: a standing delay over `target` for `interval` is answered by marking (ECN) or dropping
 //   the whole is bounded in bytes and packets; above, the fattest queue loses from its head
+//
+// Queues stand in sets of 8, and a flow may have any of its set that is free: with half of all queues busy, hardly two flows
+// ever share one (as in sch_cake, "COBALT and CAKE", §4.2). Where a set is full the table doubles, up to `maxFlows`.
 //
 // Packets are entries of a pool of parallel arrays, linked by index: nothing is allocated per packet.
 
 import { getU16, HEADER, lengthAt, type Micros, MS, putU16, type Slab } from '../core/index.js';
 import { flowHash } from './flow-hash.js';
+import { FlowTable, NONE } from './flow-table.js';
 
 export interface EgressOptions {
   /** Bytes in the queue. **Default:** 4 MiB. */
   readonly maxBytes: number;
   /** Packets in the queue. **Default:** 16384. */
   readonly maxPackets: number;
-  /** Number of flow queues, a power of two. **Default:** 256. */
+  /** Number of flow queues to begin with, a power of two. **Default:** 256. */
   readonly flows: number;
+  /** The table of queues doubles up to this; beyond, flows share queues. A power of two. **Default:** 4096. */
+  readonly maxFlows: number;
   /** CoDel (RFC 8289 §4.2, §4.3). **Default:** 5 ms and 100 ms. */
   readonly target: Micros;
   readonly interval: Micros;
@@ -35,12 +41,14 @@ export const DEFAULT_EGRESS: EgressOptions = {
   maxBytes: 4 * 1024 * 1024,
   maxPackets: 16_384,
   flows: 256,
+  maxFlows: 4096,
   target: 5 * MS,
   interval: 100 * MS,
   quantum: 65_600,
 };
 
-const NONE = -1;
+/** In intervals after the last drop: RFC 8289 §5.5 looks back 16 from the time of the next drop, which is one more ahead. */
+const FORGET = 17;
 
 /** What `next` says. */
 const EMPTY = 0;
@@ -62,7 +70,9 @@ export class EgressQueue {
   private freeHead = NONE;
 
   /** Made on first use: an idle connection has none. */
-  private flows: Flows | null = null;
+  private flows: FlowTable | null = null;
+  /** When CoDel last dropped or marked. */
+  private punished: Micros = Number.NEGATIVE_INFINITY;
   /** Where `shift` looks first. */
   private cursor = 0;
   private newHead = NONE;
@@ -82,7 +92,7 @@ export class EgressQueue {
 
   /** Takes every frame of slab[start, end); retains the slab once per frame. */
   push(now: Micros, slab: Slab, start: number, end: number): void {
-    this.flows ??= new Flows(this.options.flows);
+    this.flows ??= new FlowTable(this.options.flows);
     const { budget } = this;
     for (let off = start; off < end; ) {
       const total = HEADER + lengthAt(slab.bytes, off);
@@ -99,7 +109,12 @@ export class EgressQueue {
     for (;;) {
       const fromNew = this.newHead !== NONE;
       const flow = fromNew ? this.newHead : this.oldHead;
-      if (flow === NONE) return false;
+      if (flow === NONE) {
+        // What a crowd of flows made grow is given back when the crowd is gone, and nothing that CoDel remembers counts any more.
+        const forgotten = now - this.punished > FORGET * this.options.interval;
+        if (this.flows !== null && this.flows.size > this.options.flows && forgotten) this.flows = null;
+        return false;
+      }
       if (this.flows!.deficit[flow]! <= 0) {
         this.flows!.deficit[flow]! += this.options.quantum;
         this.unlist(fromNew);
@@ -120,7 +135,7 @@ export class EgressQueue {
   /** Takes any packet into slab/off/length, in order within its flow and without judging delays: for fail-over. */
   shift(): boolean {
     if (this.packets === 0) return false;
-    while (!this.take(this.cursor)) this.cursor = (this.cursor + 1) % this.options.flows;
+    while (!this.take(this.cursor)) this.cursor = (this.cursor + 1) % this.flows!.size;
     return true;
   }
 
@@ -143,8 +158,8 @@ export class EgressQueue {
     this.lens[entry] = total;
     this.times[entry] = now;
     this.nexts[entry] = NONE;
+    const flow = this.queueOf(flowHash(slab.bytes, off, total - HEADER));
     const f = this.flows!;
-    const flow = flowHash(slab.bytes, off, total - HEADER) & (this.options.flows - 1);
     if (f.head[flow] === NONE) f.head[flow] = entry;
     else this.nexts[f.tail[flow]!] = entry;
     f.tail[flow] = entry;
@@ -156,6 +171,24 @@ export class EgressQueue {
       f.deficit[flow] = this.options.quantum;
       this.list(flow, 1);
     }
+  }
+
+  /** The queue of a flow, its own if there is any left. */
+  private queueOf(hash: number): number {
+    let flow = this.flows!.find(hash);
+    while (flow === NONE && this.flows!.size < this.options.maxFlows) {
+      const { flows: before } = this;
+      const after = before!.doubled();
+      const moved = (index: number) => (index === NONE ? NONE : before!.movedTo[index]!);
+      this.newHead = moved(this.newHead);
+      this.newTail = moved(this.newTail);
+      this.oldHead = moved(this.oldHead);
+      this.oldTail = moved(this.oldTail);
+      this.flows = after;
+      this.cursor = 0;
+      flow = after.find(hash);
+    }
+    return flow === NONE ? this.flows!.shared(hash) : flow;
   }
 
   private grow(): void {
@@ -199,10 +232,7 @@ export class EgressQueue {
 
   private dropFattest(): void {
     const f = this.flows!;
-    let fattest = 0;
-    for (let flow = 1; flow < this.options.flows; flow++) {
-      if (f.backlog[flow]! > f.backlog[fattest]!) fattest = flow;
-    }
+    const fattest = f.fattest();
     if (this.take(fattest)) {
       this.slab!.release();
       this.dropped.overflow++;
@@ -222,12 +252,12 @@ export class EgressQueue {
       while (f.dropping[flow] === 1 && now >= f.dropNext[flow]!) {
         f.count[flow]!++;
         f.dropNext[flow] = f.dropNext[flow]! + this.options.interval / Math.sqrt(f.count[flow]!);
-        if (this.markOrDrop()) break;
+        if (this.markOrDrop(now)) break;
         above = this.next(now, flow);
         if (above !== ABOVE) f.dropping[flow] = 0;
       }
     } else if (above === ABOVE) {
-      if (!this.markOrDrop()) above = this.next(now, flow);
+      if (!this.markOrDrop(now)) above = this.next(now, flow);
       f.dropping[flow] = 1;
       const delta = f.count[flow]! - f.lastCount[flow]!;
       f.count[flow] = delta > 1 && now - f.dropNext[flow]! < 16 * this.options.interval ? delta : 1;
@@ -260,7 +290,8 @@ export class EgressQueue {
   }
 
   /** True: the packet was marked and stays. */
-  private markOrDrop(): boolean {
+  private markOrDrop(now: Micros): boolean {
+    this.punished = now;
     if (markCongestion(this.slab!.bytes, this.off + HEADER)) {
       this.marked++;
       return true;
@@ -297,37 +328,6 @@ export class EgressQueue {
       this.oldHead = next;
       if (next === NONE) this.oldTail = NONE;
     }
-  }
-}
-
-/** The flow queues, as parallel arrays. */
-class Flows {
-  readonly head: Int32Array;
-  readonly tail: Int32Array;
-  readonly backlog: Float64Array;
-  readonly deficit: Float64Array;
-  /** 0: in no list; 1: new; 2: old. */
-  readonly listed: Uint8Array;
-  readonly listNext: Int32Array;
-  // CoDel.
-  readonly firstAbove: Float64Array;
-  readonly dropNext: Float64Array;
-  readonly count: Uint32Array;
-  readonly lastCount: Uint32Array;
-  readonly dropping: Uint8Array;
-
-  constructor(n: number) {
-    this.head = new Int32Array(n).fill(NONE);
-    this.tail = new Int32Array(n).fill(NONE);
-    this.backlog = new Float64Array(n);
-    this.deficit = new Float64Array(n);
-    this.listed = new Uint8Array(n);
-    this.listNext = new Int32Array(n).fill(NONE);
-    this.firstAbove = new Float64Array(n);
-    this.dropNext = new Float64Array(n);
-    this.count = new Uint32Array(n);
-    this.lastCount = new Uint32Array(n);
-    this.dropping = new Uint8Array(n);
   }
 }
 

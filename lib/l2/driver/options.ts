@@ -73,6 +73,10 @@ export function resolveOptions(options: LinkOptions) {
     'keepalive: deadAfter must be above interval',
   );
   check(egress.flows > 0 && (egress.flows & (egress.flows - 1)) === 0, 'egress.flows must be a power of two');
+  check(
+    egress.maxFlows >= egress.flows && (egress.maxFlows & (egress.maxFlows - 1)) === 0,
+    'egress.maxFlows must be a power of two, and not less than egress.flows',
+  );
   check(egress.maxPackets > 0 && egress.quantum > 0, 'egress.maxPackets and egress.quantum must be above 0');
   const connection: ConnectionOptions = {
     clock,
