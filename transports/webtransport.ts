@@ -11,7 +11,7 @@ import { material } from './identity.js';
 import { DEFAULT_PORT, parseHostPort } from './tcp.js';
 import { AuthMachine, bindingOf } from './web/auth.js';
 import { DuplexStream } from './web/duplex-stream.js';
-import { type ServerCertificate, shortLived } from './web/short-lived.js';
+import type { ServerCertificate } from './web/short-lived.js';
 import {
   chooseReliability,
   endSession,
@@ -120,6 +120,8 @@ function closeWith(session: WebTransportSession, stream: Duplex): void {
 async function listen(options: WebTransportOptions, handler: AcceptHandler): Promise<Listener> {
   const engine = await loadWebTransport();
   const { host = '0.0.0.0', port = DEFAULT_PORT } = options.listen ?? {};
+  // Loaded here: a dialer makes no certificates.
+  const { shortLived } = await import('./web/short-lived.js');
   let certificate: ServerCertificate = await shortLived();
   let previous: Uint8Array | null = null;
   const server = new engine.module.HttpServer({

@@ -3,7 +3,7 @@
 import { randomUUID } from 'node:crypto';
 import type { Duplex } from 'node:stream';
 import * as streams from 'node:stream';
-import { Agent, type Dispatcher, fetch as undiciFetch } from 'undici';
+import type { Agent, Dispatcher } from 'undici';
 import { KubeBusError, type Logger } from '../../core/index.js';
 import type { NetLike, ServerLike, SocketLike } from '../../l4/index.js';
 import { type Caller, PLANE } from '../access.js';
@@ -18,6 +18,7 @@ import { RegistryClient } from './registry-channel.js';
 import { identified, type PeerOfConnection, ServerProxy } from './server-proxy.js';
 import { tunnel } from './slow-exchange.js';
 import { connectTunnel, forwardPort, type OverlayConnect, socksListener, type TunnelListener } from './tunnels.js';
+import { undici } from './undici.js';
 import { DEFAULT_UPSTREAM_LIMITS, Upstream, type UpstreamLimits } from './upstream.js';
 
 /** Overlay port of the server proxy of each node, and of the cloud's proxy on its gateway addresses. */
@@ -467,7 +468,7 @@ export function memoryPair(): [Duplex, Duplex] {
 
 /** An undici agent whose connections all end in a proxy of this process. */
 export function overlayAgent(accept: (socket: Duplex) => void): Agent {
-  return new Agent({
+  return new (undici().Agent)({
     connect: ((_options: unknown, callback: (error: Error | null, socket: Duplex) => void) => {
       const [near, far] = memoryPair();
       accept(far);
@@ -488,5 +489,5 @@ export function overlayFetch(dispatcher: Dispatcher, url: string | URL, init: Re
   const [, tenant, node, service, rest = '/'] = match;
   const target = `http://${service}.${node}.${tenant}.${OVERLAY_DOMAIN}${rest.startsWith('/') ? rest : `/${rest}`}`;
   const body = init.body === undefined || init.body === null ? {} : { duplex: 'half' as const };
-  return undiciFetch(target, { ...body, ...(init as object), dispatcher }) as unknown as Promise<Response>;
+  return undici().fetch(target, { ...body, ...(init as object), dispatcher }) as unknown as Promise<Response>;
 }

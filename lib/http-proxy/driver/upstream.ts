@@ -3,8 +3,9 @@
 
 import { type ClientRequest, request as httpRequest, type RequestOptions } from 'node:http';
 import type { Duplex } from 'node:stream';
-import { Client, type Dispatcher } from 'undici';
+import type { Client, Dispatcher } from 'undici';
 import { KubeBusError } from '../../core/index.js';
+import { undici } from './undici.js';
 
 export type ConnectCallback = (error: Error | null, socket: Duplex | null) => void;
 
@@ -148,7 +149,7 @@ export class Upstream {
 
   private open(): Lease {
     const { limits } = this;
-    const client = new Client(ORIGIN, {
+    const client = new (undici().Client)(ORIGIN, {
       connect: ((_options: unknown, callback: ConnectCallback) => this.openSocket(callback)) as never,
       pipelining: 1,
       keepAliveTimeout: limits.keepAliveMs,
