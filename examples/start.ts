@@ -24,7 +24,7 @@ const LIMIT_SECONDS = 50;
 const TRANSFER_BYTES = 256 * 1024 * 1024;
 const TRANSFER_MS = 4_000;
 
-type Ready = { addresses: readonly string[]; gateway?: readonly string[] };
+type Ready = { addresses: readonly string[]; gateway?: readonly string[]; web?: string };
 type Request =
   | { do: 'ping'; address: string }
   | { do: 'serve' }
@@ -43,8 +43,9 @@ async function child(role: string, dir: string, cloudAddress: string): Promise<v
       transports: [tcpTransport({ listen: { host: '127.0.0.1', port: 0 }, tls: tls('cloud') })],
       tenants: { [TENANT]: { pools: ['10.80.0.0/16', 'fd80::/64'] } },
       stateDir: dir,
+      gateways: [{ host: '127.0.0.1', port: 0 }],
     });
-    say({ addresses: cloud.addresses });
+    say({ addresses: cloud.addresses, web: `http://127.0.0.1:${cloud.gateways[0]!.port}` });
     for await (const request of requests()) {
       if (request.do !== 'stop') continue;
       await cloud.stop();
@@ -81,6 +82,8 @@ async function answer(node: KubeBusNode, request: Request): Promise<unknown> {
     node.net.createServer((socket) => socket.resume().on('end', () => socket.end('done'))).listen(9);
     const page = `<h1>Hello from ${node.node}</h1>`;
     node.sockets.http.createServer((_request, response) => response.end(page)).listen(80);
+    node.publish('hello', (_request, response) => response.end(page), { public: true });
+    await node.services.ready();
     return {};
   }
   if (request.do === 'transfer') {
@@ -214,6 +217,10 @@ async function main(): Promise<void> {
     });
     if (page.status !== 200) throw new Error(`the page came with status ${page.status}`);
     console.log(`http://edge-2.${TENANT}.kubebus/ from edge-1: ${page.status} ${page.page}`);
+    const published = await fetch(`${cloud.web}/${TENANT}/edge-2/hello/`);
+    const text = await published.text();
+    if (published.status !== 200) throw new Error(`the published page came with status ${published.status}: ${text}`);
+    console.log(`${published.url} from outside, through the gateway: ${published.status} ${text}`);
     for (const worker of [...nodes.map((n) => n.process), cloud.process]) {
       const gone = once(worker, 'exit');
       worker.send({ do: 'stop' });
