@@ -9,16 +9,26 @@ import { httpBench, httpTable } from './e2e/http.js';
 import { L4_PARTS, type L4Part, l4 } from './e2e/l4.js';
 import { links } from './e2e/links.js';
 import { FIGURES, type Figure } from './e2e/measure.js';
+import { TRANSPORT_PARTS, transports } from './e2e/transports.js';
 import { chooseSubjects, type VpnReport, vpn, vpnObstacle } from './e2e/vpn.js';
 import type { MicroResult } from './micro/shape.js';
-import { l4Table, linksTable, machineLine, microTable, type Report, replaceSection, vpnTables } from './report.js';
+import {
+  l4Table,
+  linksTable,
+  machineLine,
+  microTable,
+  type Report,
+  replaceSection,
+  transportsTables,
+  vpnTables,
+} from './report.js';
 
 const here = dirname(fileURLToPath(import.meta.url));
 const microFiles = readdirSync(join(here, 'micro'))
   .filter((file) => file.endsWith('.bench.ts'))
   .sort();
 const microNames = microFiles.map((file) => file.replace('.bench.ts', ''));
-const known = ['micro', ...microNames, 'vpn', 'links', 'l4', 'http'];
+const known = ['micro', ...microNames, 'vpn', 'links', 'transports', 'l4', 'http'];
 
 const list = (text: string) => text.split(',').filter(Boolean);
 const positive = (text: string) => {
@@ -62,7 +72,7 @@ interface Options {
 }
 
 const program = new Command('bench')
-  .description('Measures KubeBus. Without a name: all micro-benches, links, l4, http and (as root) vpn.')
+  .description('Measures KubeBus. Without a name: all micro-benches, links, transports, l4, http and (as root) vpn.')
   .argument('[name...]', `one or more of: ${known.join(', ')}`)
   .option('--list', 'print the names and end')
   .option('--json', 'print the results as JSON, and nothing else, on standard output')
@@ -79,7 +89,12 @@ const program = new Command('bench')
   ])
   .option('--variants <names>', 'vpn: of KubeBus, tls and insecure', list, ['tls', 'insecure'])
   .option('--hops <n,n>', 'vpn: 2 = edge-hub-edge, 1 = edge-hub', list, ['2', '1'])
-  .option('--reps <n>', 'vpn and l4: repetitions; 0 with --run only shows what the file of vpn has', count, 3)
+  .option(
+    '--reps <n>',
+    'vpn, transports and l4: repetitions; 0 with --run only shows what the file of vpn has',
+    count,
+    3,
+  )
   .option('--cc <name>', 'vpn: TCP congestion control in every namespace', 'cubic')
   .option('--figures <names>', `vpn: of ${FIGURES.join(', ')}`, figureList, [...FIGURES])
   .option('--run <file>', 'vpn: add to the samples in this file and show all: one run in several sittings')
@@ -88,7 +103,9 @@ const program = new Command('bench')
   .option('--tries <n>', 'vpn: how often a figure is taken at most when other work runs', positive, 2)
   .option('--quiet <seconds>', 'vpn: longest wait for an idle machine before a figure', positive, 5)
   .addOption(new Option('--links <n>', 'links: idle links').argParser(positive).default(2_000))
-  .option('--parts <names>', `l4: of ${L4_PARTS.join(', ')}`, list, [...L4_PARTS])
+  .option('--parts <names>', `l4: of ${L4_PARTS.join(', ')}; transports: of ${TRANSPORT_PARTS.join(', ')}`, list, [
+    ...L4_PARTS,
+  ])
   .addOption(new Option('--edges <n>', 'links: edges of the restart').argParser(positive).default(200));
 program.parse();
 const options = program.opts<Options>();
@@ -143,14 +160,33 @@ if (wants('links')) {
   }
 }
 
+if (wants('transports')) {
+  log('transports');
+  const chosen = TRANSPORT_PARTS.filter((part) => options.parts.includes(part));
+  try {
+    report.transports = await transports({
+      parts: chosen.length > 0 ? chosen : TRANSPORT_PARTS,
+      reps: smoke ? 1 : options.reps,
+      seconds: smoke ? 0.3 : (options.seconds ?? 3),
+      smoke,
+      log,
+    });
+    if (!options.json) process.stdout.write(`\n${transportsTables(report.transports)}\n\n`);
+  } catch (error) {
+    failed = true;
+    log(`transports: FAILED: ${(error as Error).message}`);
+  }
+}
+
 if (wants('l4')) {
   log('l4');
-  for (const part of options.parts)
+  const given = options.parts.filter((part) => !(TRANSPORT_PARTS as readonly string[]).includes(part));
+  for (const part of given)
     if (!(L4_PARTS as readonly string[]).includes(part)) program.error(`unknown part '${part}'`, { exitCode: 2 });
   try {
     const { reps, seconds = 2 } = options;
     const brief = smoke && program.getOptionValueSource('parts') === 'default';
-    const parts = brief ? options.parts.filter((part) => part !== 'compare') : options.parts;
+    const parts = brief ? given.filter((part) => part !== 'compare') : given;
     report.l4 = await l4({ parts: parts as L4Part[], reps, seconds, smoke, log });
     if (!options.json) process.stdout.write(`\n${l4Table(report.l4)}\n\n`);
   } catch (error) {
@@ -176,7 +212,7 @@ if (wants('vpn')) {
   else await runVpn();
 }
 
-if (report.micro || report.links || report.l4 || report.http || report.vpn) finish();
+if (report.micro || report.links || report.transports || report.l4 || report.http || report.vpn) finish();
 process.exit(failed ? 1 : 0);
 
 function runMicro(name: string): MicroResult[] {
@@ -259,6 +295,7 @@ function finish(): void {
   const sections: [string, string][] = [];
   if (report.vpn) sections.push(['vpn', vpnTables(report.vpn)]);
   if (report.links) sections.push(['links', linksTable(report.links)]);
+  if (report.transports) sections.push(['transports', transportsTables(report.transports)]);
   if (report.l4) sections.push(['l4', l4Table(report.l4)]);
   if (report.http) sections.push(['http', httpTable(report.http)]);
   if (report.micro) sections.push(['micro', microTable(report.micro)]);
