@@ -139,3 +139,42 @@ test.serial(
     t.is(slabsInUse(), 0);
   },
 );
+
+test.serial(
+  'one of two connections takes nothing any more: the flows of the other go on, and none of theirs is lost',
+  async (t) => {
+    const world = new World();
+    const { links, acceptor } = await world.accept('hub-1');
+    const { link } = world.dial({ connections: 2 });
+    await world.clock.run(SECOND);
+    const stuck = world.lines[0]!;
+    let held = 0;
+    stuck.write = (_slab, start, end) => {
+      held += end - start;
+      return false;
+    };
+    Object.defineProperty(stuck, 'pending', { get: () => held });
+    // As a TUN device does: nothing is sent while the link says no.
+    let sent = 0;
+    let refused = 0;
+    for (let step = 0; step < 1_000; step++) {
+      if (link.writable) {
+        const slab = slabOf(...Array.from({ length: 40 }, (_, flow) => numbered(flow, step, 1_000)));
+        link.send(slab, 0, slab.bytes.length);
+        sent++;
+      } else refused++;
+      await world.clock.run(10 * MS);
+    }
+    const perFlow = new Map<number, number>();
+    for (const [flow] of links[0]!.seen.packets) perFlow.set(flow, (perFlow.get(flow) ?? 0) + 1);
+    const whole = [...perFlow.values()].filter((n) => n === sent).length;
+    // Two looks, a second apart, until the connection is found to be stuck.
+    t.true(refused <= 200, `${refused} of 1000 times the link could not be written to`);
+    t.true(whole >= 10, `${whole} of 40 flows whole`);
+    // Cut off after the time for stalls: all flows have the other one, and then a new one.
+    t.true(await world.clock.run(31 * SECOND, () => world.lines.length === 3));
+    link.close(bye);
+    await acceptor.close(bye);
+    await world.clock.run(40 * SECOND);
+  },
+);

@@ -68,11 +68,20 @@ export abstract class BaseLink implements Link {
   }
 
   get writable(): boolean {
-    let queued = 0;
-    for (const c of this.open) queued += c.queued;
-    const writable = queued < this.highWater;
+    const writable = this.queued < this.highWater;
     this.wasWritable &&= writable;
     return writable;
+  }
+
+  /** A connection that takes nothing must not hold up the flows of the others: what is for it waits, and is dropped, in its own queue. */
+  private get queued(): number {
+    let queued = 0;
+    let stuck = 0;
+    for (const c of this.open) {
+      if (c.stuck) stuck += c.queued;
+      else queued += c.queued;
+    }
+    return this.open.every((c) => c.stuck) ? stuck : queued;
   }
 
   send(slab: Slab, start: number, end: number): void {
@@ -187,9 +196,7 @@ export abstract class BaseLink implements Link {
 
   protected checkWritable(): void {
     if (this.wasWritable) return;
-    let queued = 0;
-    for (const c of this.open) queued += c.queued;
-    if (queued > this.highWater / 2) return;
+    if (this.queued > this.highWater / 2) return;
     this.wasWritable = true;
     this.handler.onWritable();
   }

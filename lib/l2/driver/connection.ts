@@ -72,6 +72,10 @@ export class Connection implements StreamHandler, FrameSink, MachineOutput {
   private streamOver = false;
   private owedPong: number | null = null;
   private unread = false;
+  /** Nothing was taken between two looks: its queue says nothing about what the link could take. */
+  stuck = false;
+  /** The timer looks once a second. */
+  private watchful = false;
   private readonly isOpen = () => this.machine.state === 'open';
 
   constructor(
@@ -118,12 +122,12 @@ export class Connection implements StreamHandler, FrameSink, MachineOutput {
     // What has to wait must not hold a slab many times its size, once such slabs are scarce.
     if ((direct && pending === 0) || !isScarce(options.buffers)) {
       if (direct) this.transmit(slab, start, end);
-      else egress.push(options.clock.now(), slab, start, end);
+      else this.enqueue(slab, start, end);
       return;
     }
     const copy = compact(slab, start, end);
     if (direct) this.transmit(copy, 0, end - start);
-    else egress.push(options.clock.now(), copy, 0, end - start);
+    else this.enqueue(copy, 0, end - start);
     copy.release();
   }
 
@@ -176,6 +180,7 @@ export class Connection implements StreamHandler, FrameSink, MachineOutput {
   onDrain(): void {
     const now = this.options.clock.now();
     this.stalls.drained(now);
+    this.stuck = false;
     if (this.owedPong !== null) {
       this.machine.sendPong(this.owedPong);
       this.owedPong = null;
@@ -276,6 +281,13 @@ export class Connection implements StreamHandler, FrameSink, MachineOutput {
 
   // ---- helpers
 
+  private enqueue(slab: Slab, start: number, end: number): void {
+    this.egress.push(this.options.clock.now(), slab, start, end);
+    if (this.watchful || this.machine.state === 'over') return;
+    this.timer?.cancel();
+    this.arm();
+  }
+
   private drain(now: Micros): void {
     const { egress, stream } = this;
     // A stream may pass a write on at once: then it reports no drain for it, and the next run follows here.
@@ -317,6 +329,7 @@ export class Connection implements StreamHandler, FrameSink, MachineOutput {
     if (this.machine.state === 'over') return;
     // Stalls are looked for once a second, and only while something waits.
     const busy = this.stream.pending > 0 || this.egress.packets > 0 || this.rx.partial > 0;
+    this.watchful = busy;
     const now = clock.now();
     this.timer = clock.at(Math.min(this.machine.pollDeadline(), now + (busy ? SECOND : IDLE_LOOK)), () => {
       this.timer = null;
@@ -328,6 +341,11 @@ export class Connection implements StreamHandler, FrameSink, MachineOutput {
   private look(now: Micros): void {
     const { stream, rx, machine } = this;
     const stall = this.stalls.check(now, stream.pending, stream.progress ?? 0, rx.partial, this.bytesIn - rx.partial);
+    const stuck = this.stalls.waited(now) >= SECOND;
+    if (stuck !== this.stuck) {
+      this.stuck = stuck;
+      this.events.onWritable(this);
+    }
     if (stall === 'unread') this.stalled('the peer does not read');
     else if (stall === 'mid-frame') machine.fail('ERR_PEER_STALLED', 'a frame was begun and not finished in time');
     machine.handleTimeout(now);

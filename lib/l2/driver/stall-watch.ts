@@ -17,6 +17,11 @@ export class StallWatch {
     this.partialSince = now;
   }
 
+  /** How long nothing of what waits has been taken, as of the last look. */
+  waited(now: Micros): Micros {
+    return now - this.pendingSince;
+  }
+
   /** Everything written so far has been taken. */
   drained(now: Micros): void {
     this.pendingSince = now;
