@@ -16,9 +16,10 @@ export interface UdpRelay {
   close(): void;
 }
 
-export async function udpRelay(target: number): Promise<UdpRelay> {
+/** `port`: where clients reach it; rejects when it is taken. **Default:** a free one. */
+export async function udpRelay(target: number, port = 0): Promise<UdpRelay> {
   const front = dgram.createSocket('udp4');
-  front.bind(0, '127.0.0.1');
+  front.bind(port, '127.0.0.1');
   await once(front, 'listening');
   const forwarded = { up: 0, down: 0 };
   const seen = new Set<number>();

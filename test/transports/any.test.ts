@@ -19,6 +19,21 @@ const nodeTls = async (node: string) => ({
   ...(await ca.issue({ name: node, days: 1, names: nodeNames('acme', node, []) })),
 });
 
+/** The server listens, and a UDP relay on the same port, which may be taken in UDP: then on another. */
+async function bothOn(server: net.Server, target: number) {
+  for (;;) {
+    server.listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    try {
+      return await udpRelay(target, (server.address() as net.AddressInfo).port);
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EADDRINUSE') throw error;
+      server.close();
+      await once(server, 'close');
+    }
+  }
+}
+
 /** A cloud on TCP and QUIC, and one port on which both are reached. */
 async function setup(t: ExecutionContext) {
   const listen = { host: '127.0.0.1', port: 0 };
@@ -28,8 +43,6 @@ async function setup(t: ExecutionContext) {
   });
   t.teardown(() => cloud.stop());
   const [tcpPort, udpPort] = cloud.addresses.map((address) => Number(new URL(address).port)) as [number, number];
-  const udp = await udpRelay(udpPort);
-  t.teardown(() => udp.close());
   const relayed = new Set<net.Socket>();
   const tcp = net.createServer((front) => {
     const back = net.connect(tcpPort, '127.0.0.1');
@@ -41,9 +54,9 @@ async function setup(t: ExecutionContext) {
     back.on('close', () => front.destroy());
     front.pipe(back).pipe(front);
   });
-  tcp.listen(udp.port, '127.0.0.1');
-  await once(tcp, 'listening');
+  const udp = await bothOn(tcp, udpPort);
   t.teardown(() => {
+    udp.close();
     tcp.close();
     for (const socket of relayed) socket.destroy();
   });
