@@ -1,6 +1,6 @@
 // The reference transport: streams joined in memory. Addresses are names: `kubebus://anything` of the same hub object.
 
-import { KubeBusError, type Slab } from '../lib/core/index.js';
+import { KubeBusError, type Slab, turnTaking } from '../lib/core/index.js';
 import {
   type AcceptHandler,
   type ByteStream,
@@ -20,7 +20,7 @@ const NOBODY: PeerIdentity = {
 };
 
 /** Everybody who holds the same object can reach its listener. */
-export function memoryTransport(name = 'memory', defer: (fn: () => void) => void = queueMicrotask): Transport {
+export function memoryTransport(name = 'memory', defer: (fn: () => void) => void = turnTaking()): Transport {
   let accept: AcceptHandler | null = null;
   return {
     name,

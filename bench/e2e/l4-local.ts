@@ -17,7 +17,7 @@ const FAR = '10.80.0.2';
 
 /** Two nodes, 10.80.0.1 and .2, joined by a memory link; `offload`: super-packets and partial checksums cross it. */
 function memoryPair(offload: boolean): [Net, Net] {
-  const nodes = memoryLinks({ mtu: 1_400, offload, defer: turnTaking() }).map((link, i) => {
+  const nodes = memoryLinks({ mtu: 1_400, offload }).map((link, i) => {
     const vrf = new Router().addVrf('bench');
     vrf.endpoint.useClock(() => systemClock.now());
     vrf.setAddresses([parseAddress(`10.80.0.${i + 1}`)]);
@@ -26,15 +26,6 @@ function memoryPair(offload: boolean): [Net, Net] {
     return createNet(vrf.endpoint);
   });
   return nodes as [Net, Net];
-}
-
-/** Microtasks alone would keep timers and sockets of the process waiting for as long as the two nodes have to talk. */
-function turnTaking(): (fn: () => void) => void {
-  let count = 0;
-  return (fn) => {
-    if (++count % 16 === 0) setImmediate(fn);
-    else queueMicrotask(fn);
-  };
 }
 
 const [part = '', secondsText = '1', countText = '0'] = process.argv.slice(2);
@@ -48,7 +39,7 @@ const memory = (offload: boolean): { server: NetApi; client: NetApi } => {
 
 /** Two nodes and their cloud in this process: links with queues of their own, as in production. */
 async function throughCloud(): Promise<{ server: NetApi; client: NetApi; host: string }> {
-  const transport = memoryTransport('memory', turnTaking());
+  const transport = memoryTransport();
   const cloud = await KubeBusCloud.start({ transports: [transport], tenants: { bench: { pools: ['10.80.0.0/16'] } } });
   const join = (node: string) => KubeBusNode.join({ cloud: cloud.addresses, transport, tenant: 'bench', node });
   const [a, b] = [await join('a'), await join('b')];

@@ -1,7 +1,7 @@
 // Two links joined in memory, without framing: for tests, the simulator, and two nodes in one process. A packet sent is
 // delivered from the sender's own slab, after `defer`, so nobody is called from inside their own call.
 
-import { KubeBusError, type Slab } from '../core/index.js';
+import { KubeBusError, type Slab, turnTaking } from '../core/index.js';
 import type { Link, LinkHandler, LinkState } from './link.js';
 import type { PeerIdentity } from './transport.js';
 
@@ -11,7 +11,7 @@ export interface MemoryLinkOptions {
   /** Names of the two ends. **Default:** a and b of tenant 'test'. */
   readonly a?: { tenant: string; node: string };
   readonly b?: { tenant: string; node: string };
-  /** Runs `fn` soon, but not inside the call. **Default:** queueMicrotask. */
+  /** Runs `fn` soon, but not inside the call. **Default:** turnTaking() of core. */
   readonly defer?: (fn: () => void) => void;
   /** Bytes that may wait for delivery; more is dropped and counted. **Default:** 16 MiB. */
   readonly maxBytes?: number;
@@ -19,7 +19,8 @@ export interface MemoryLinkOptions {
 
 const noHandler: LinkHandler = { onPackets() {}, onControl() {}, onState() {}, onWritable() {} };
 
-export function memoryLinks(options: MemoryLinkOptions = {}): [MemoryLink, MemoryLink] {
+export function memoryLinks(given: MemoryLinkOptions = {}): [MemoryLink, MemoryLink] {
+  const options = { ...given, defer: given.defer ?? turnTaking() };
   const a = new MemoryLink(options, options.b ?? { tenant: 'test', node: 'b' });
   const b = new MemoryLink(options, options.a ?? { tenant: 'test', node: 'a' });
   a.other = b;
@@ -51,7 +52,7 @@ export class MemoryLink implements Link {
     this.peer = { ...peer, prefixes: [], authenticated: false, expires: Number.POSITIVE_INFINITY };
     this.mtu = options.mtu ?? 1400;
     this.offload = options.offload ?? true;
-    this.defer = options.defer ?? queueMicrotask;
+    this.defer = options.defer ?? turnTaking();
     this.maxBytes = options.maxBytes ?? 16 * 1024 * 1024;
   }
 
