@@ -68,6 +68,7 @@ interface Options {
   quiet: number;
   links: number;
   edges: number;
+  fleet: number;
   parts: string[];
 }
 
@@ -102,7 +103,10 @@ const program = new Command('bench')
   .option('--minutes <n>', 'vpn: begin no repetition that would end later', positive, 18)
   .option('--tries <n>', 'vpn: how often a figure is taken at most when other work runs', positive, 2)
   .option('--quiet <seconds>', 'vpn: longest wait for an idle machine before a figure', positive, 5)
-  .addOption(new Option('--links <n>', 'links: idle links').argParser(positive).default(2_000))
+  .addOption(new Option('--links <n>', 'links: idle links; 0: without').argParser(count).default(2_000))
+  .addOption(
+    new Option('--fleet <n>', 'links: nodes in processes of their own; 0: without').argParser(count).default(2_000),
+  )
   .option('--parts <names>', `l4: of ${L4_PARTS.join(', ')}; transports: of ${TRANSPORT_PARTS.join(', ')}`, list, [
     ...L4_PARTS,
   ])
@@ -150,6 +154,7 @@ if (wants('links')) {
     report.links = await links({
       links: smoke ? 50 : options.links,
       edges: smoke ? 10 : options.edges,
+      fleet: smoke ? 20 : options.fleet,
       outageMs: smoke ? 500 : 5_000,
       log,
     });

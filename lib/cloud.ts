@@ -365,8 +365,9 @@ export class KubeBusCloud {
   }
 }
 
-/** Between two increments of a tenant's routes. */
+/** Between two increments of a tenant's routes: at least the first, and the second for each node that is told. */
 const SPACING: Micros = 50 * MS;
+const SPACING_PER_NODE: Micros = 0.25 * MS;
 
 class Tenant {
   readonly pool: AddressPool;
@@ -560,13 +561,16 @@ class Tenant {
     };
   }
 
-  /** At once, but not more often than every SPACING: when many nodes join together, one increment tells of many. */
+  /**
+   * At once, but not more often than every SPACING: when many nodes join together, one increment tells of many. Each increment goes to
+   * every node, so the more there are the rarer it is: what a storm of joins costs grows with the nodes, not with their square.
+   */
   private soon(fn: () => void): void {
     const run = () => {
       this.lastSoon = this.clock.now();
       fn();
     };
-    const at = this.lastSoon + SPACING;
+    const at = this.lastSoon + Math.max(SPACING, this.members.size * SPACING_PER_NODE);
     if (at <= this.clock.now()) queueMicrotask(run);
     else this.clock.at(at, run);
   }

@@ -4,19 +4,22 @@
 import { fork } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
-import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { KubeBusNode } from '../../lib/index.js';
 import { cloudNames, createAuthority, nodeNames, save } from '../../lib/join/driver/pki.js';
 import { type TcpOptions, tcpTransport } from '../../transports/tcp.js';
+import { fleetFigures } from './links-fleet.js';
+import { freePort } from './links-port.js';
 
 export interface LinksOptions {
-  /** Idle links. */
+  /** Idle links; 0: without these figures. */
   readonly links: number;
   /** Edges that see the hub die and come back; at most `links`. */
   readonly edges: number;
+  /** Nodes in two processes of their own: joins, and a restart that all of them see. 0: without. */
+  readonly fleet: number;
   /** How long the hub stays away: long enough for every edge to have reached its longest wait between attempts. */
   readonly outageMs: number;
   readonly log: (line: string) => void;
@@ -37,9 +40,15 @@ interface Hub {
 const child = fileURLToPath(new URL('./links-hub.ts', import.meta.url));
 
 export async function links(options: LinksOptions): Promise<LinksFigure[]> {
-  const secure = await measure(options, true);
-  const plain = await measure(options, false);
-  return secure.map(([figure, value], i) => ({ figure, values: [value, plain[i]![1]] as const }));
+  const { links: idle, fleet, outageMs, log } = options;
+  const figures: LinksFigure[] = [];
+  if (idle > 0) {
+    const secure = await measure(options, true);
+    const plain = await measure(options, false);
+    figures.push(...secure.map(([figure, value], i) => ({ figure, values: [value, plain[i]![1]] as const })));
+  }
+  if (fleet > 0) figures.push(...(await fleetFigures(fleet, outageMs, log)));
+  return figures;
 }
 
 async function measure(options: LinksOptions, secure: boolean): Promise<[figure: string, value: string][]> {
@@ -93,7 +102,7 @@ async function measure(options: LinksOptions, secure: boolean): Promise<[figure:
     const same = [...addresses].filter(([node, text]) => assigned[node] === text).length;
     const kib = (bytes: number) => `${(bytes / idle / 1024).toFixed(1)} KiB`;
     return [
-      [`joins per second of one hub (${idle} links, clients on the same machine)`, (idle / joined).toFixed(0)],
+      [`joins per second of one hub (${idle} links, clients in one process)`, (idle / joined).toFixed(0)],
       [`heap per idle link at the hub (${idle} links)`, kib(after.heap - before.heap)],
       ['resident memory per idle link at the hub', kib(after.rss - before.rss)],
       [
@@ -143,15 +152,6 @@ async function certificates(dir: string, nodes: number): Promise<(i: number) => 
   }
   const authority = await readFile(join(dir, 'ca.crt'), 'utf8');
   return (i) => ({ tls: { ca: authority, ...issued[i]! } });
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as { port: number };
-  server.close();
-  await once(server, 'close');
-  return port;
 }
 
 async function startHub(args: readonly string[]) {
