@@ -4,7 +4,7 @@ import type { HttpReport } from './e2e/http.js';
 import type { L4Report } from './e2e/l4.js';
 import type { LinksFigure } from './e2e/links.js';
 import type { Sample } from './e2e/measure.js';
-import { LOSSY, type TransportsReport } from './e2e/transports.js';
+import type { TransportsReport } from './e2e/transports.js';
 import type { VpnReport, VpnRow } from './e2e/vpn.js';
 import type { MicroResult } from './micro/shape.js';
 
@@ -24,6 +24,7 @@ export interface Report {
   readonly micro?: MicroResult[];
   readonly vpn?: VpnReport;
   readonly links?: readonly LinksFigure[];
+  readonly fleet?: readonly LinksFigure[];
   readonly transports?: TransportsReport;
   readonly l4?: L4Report;
   readonly http?: HttpReport;
@@ -208,42 +209,34 @@ function spread(values: readonly number[], digits: number): string {
   return sorted.length === 1 ? show(middle) : `${show(middle)} [${show(sorted[0]!)}-${show(sorted.at(-1)!)}]`;
 }
 
-export function transportsTables(report: TransportsReport): string {
-  const { loopback, lossy, skipped, reps, seconds } = report;
-  const sections: string[] = [];
-  if (loopback.length > 0) {
-    const rows = loopback.map((row) => [
-      row.transport,
-      spread(row.gbps, 3),
-      spread(row.cpu, 2),
-      spread(row.hubCpu, 2),
-      spread(row.p50, 0),
-      spread(row.p99, 0),
-    ]);
-    const head = ['transport', 'Gbit/s', 'CPU s/GB', 'of it hub', 'RTT p50 us', 'RTT p99 us'];
-    sections.push(`Node - hub - node over loopback, three processes\n\n${table(head, rows)}`);
-  }
-  if (lossy.length > 0) {
-    const middle = (values: readonly number[]) => median([...values].sort((a, b) => a - b));
-    const rows = lossy.map((row) => {
-      // The first row of as many flows with the same control inside: one TCP connection with cubic.
-      const base = lossy.find((other) => other.flows === row.flows && other.inner === row.inner)!;
-      const ratio = middle(row.mbps)! / middle(base.mbps)!;
-      return [
-        row.link,
-        `${row.flows} x ${row.inner}`,
-        spread(row.mbps, 2),
-        row === base ? '' : `${ratio.toFixed(2)} x`,
-      ];
-    });
-    const head = ['link', 'flows inside', 'goodput Mbit/s', 'by one TCP connection'];
-    const { rate, rttMs, loss } = LOSSY;
-    const path = `${rate / 1e6} Mbit/s, ${rttMs} ms, ${loss * 100} % loss each way`;
-    sections.push(`Node - ${path} - hub - node, kernel to kernel\n\n${table(head, rows)}`);
-  }
-  if (skipped.length > 0) sections.push(`Not measured:\n\n${skipped.map((line) => `- ${line}`).join('\n')}`);
-  sections.push(`${reps} repetitions in turn, ${seconds} s each; median [min-max].`);
-  return sections.join('\n\n');
+export function transportsTable(report: TransportsReport): string {
+  const rows = report.loopback.map((row) => [
+    row.transport,
+    spread(row.gbps, 3),
+    spread(row.cpu, 2),
+    spread(row.hubCpu, 2),
+    spread(row.p50, 0),
+    spread(row.p99, 0),
+  ]);
+  const head = ['transport', 'Gbit/s', 'CPU s/GB', 'of it hub', 'RTT p50 us', 'RTT p99 us'];
+  return `${table(head, rows)}\n\n${repetitions(report)}`;
+}
+
+export function lossyTable(report: TransportsReport): string {
+  const { lossy } = report;
+  const middle = (values: readonly number[]) => median([...values].sort((a, b) => a - b));
+  const rows = lossy.map((row) => {
+    // The first row of as many flows with the same control inside: one TCP connection with cubic.
+    const base = lossy.find((other) => other.flows === row.flows && other.inner === row.inner)!;
+    const ratio = middle(row.mbps)! / middle(base.mbps)!;
+    return [row.link, `${row.flows} x ${row.inner}`, spread(row.mbps, 2), row === base ? '' : `${ratio.toFixed(2)} x`];
+  });
+  const head = ['link', 'flows inside', 'goodput Mbit/s', 'by one TCP connection'];
+  return `${table(head, rows)}\n\n${repetitions(report)}`;
+}
+
+function repetitions({ reps, seconds }: TransportsReport): string {
+  return `${reps} repetition${reps === 1 ? '' : 's'} in turn, ${seconds} s each; median [min-max].`;
 }
 
 export function l4Table(report: L4Report): string {

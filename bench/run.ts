@@ -8,6 +8,7 @@ import { Command, InvalidArgumentError, Option } from 'commander';
 import { httpBench, httpTable } from './e2e/http.js';
 import { L4_PARTS, type L4Part, l4 } from './e2e/l4.js';
 import { links } from './e2e/links.js';
+import { fleetFigures } from './e2e/links-fleet.js';
 import { FIGURES, type Figure } from './e2e/measure.js';
 import { TRANSPORT_PARTS, transports } from './e2e/transports.js';
 import { chooseSubjects, type VpnReport, vpn, vpnObstacle } from './e2e/vpn.js';
@@ -15,11 +16,12 @@ import type { MicroResult } from './micro/shape.js';
 import {
   l4Table,
   linksTable,
+  lossyTable,
   machineLine,
   microTable,
   type Report,
   replaceSection,
-  transportsTables,
+  transportsTable,
   vpnTables,
 } from './report.js';
 
@@ -151,14 +153,19 @@ if (micro.length > 0) {
 if (wants('links')) {
   log('links');
   try {
-    report.links = await links({
-      links: smoke ? 50 : options.links,
-      edges: smoke ? 10 : options.edges,
-      fleet: smoke ? 20 : options.fleet,
-      outageMs: smoke ? 500 : 5_000,
-      log,
-    });
-    if (!options.json) process.stdout.write(`\n${linksTable(report.links)}\n\n`);
+    if (options.links > 0) {
+      report.links = await links({
+        links: smoke ? 50 : options.links,
+        edges: smoke ? 10 : options.edges,
+        outageMs: smoke ? 500 : 5_000,
+        log,
+      });
+      if (!options.json) process.stdout.write(`\n${linksTable(report.links)}\n\n`);
+    }
+    if (options.fleet > 0) {
+      report.fleet = await fleetFigures(smoke ? 20 : options.fleet, smoke ? 500 : 5_000, log);
+      if (!options.json) process.stdout.write(`\n${linksTable(report.fleet)}\n\n`);
+    }
   } catch (error) {
     failed = true;
     log(`links: FAILED: ${(error as Error).message}`);
@@ -176,7 +183,9 @@ if (wants('transports')) {
       smoke,
       log,
     });
-    if (!options.json) process.stdout.write(`\n${transportsTables(report.transports)}\n\n`);
+    const { loopback, lossy } = report.transports;
+    if (!options.json && loopback.length > 0) process.stdout.write(`\n${transportsTable(report.transports)}\n\n`);
+    if (!options.json && lossy.length > 0) process.stdout.write(`\n${lossyTable(report.transports)}\n\n`);
   } catch (error) {
     failed = true;
     log(`transports: FAILED: ${(error as Error).message}`);
@@ -217,7 +226,8 @@ if (wants('vpn')) {
   else await runVpn();
 }
 
-if (report.micro || report.links || report.transports || report.l4 || report.http || report.vpn) finish();
+if (report.micro || report.links || report.fleet || report.transports || report.l4 || report.http || report.vpn)
+  finish();
 process.exit(failed ? 1 : 0);
 
 function runMicro(name: string): MicroResult[] {
@@ -300,7 +310,10 @@ function finish(): void {
   const sections: [string, string][] = [];
   if (report.vpn) sections.push(['vpn', vpnTables(report.vpn)]);
   if (report.links) sections.push(['links', linksTable(report.links)]);
-  if (report.transports) sections.push(['transports', transportsTables(report.transports)]);
+  if (report.fleet) sections.push(['fleet', linksTable(report.fleet)]);
+  const { transports: beside } = report;
+  if (beside && beside.loopback.length > 0) sections.push(['transports', transportsTable(beside)]);
+  if (beside && beside.lossy.length > 0) sections.push(['lossy', lossyTable(beside)]);
   if (report.l4) sections.push(['l4', l4Table(report.l4)]);
   if (report.http) sections.push(['http', httpTable(report.http)]);
   if (report.micro) sections.push(['micro', microTable(report.micro)]);

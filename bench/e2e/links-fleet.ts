@@ -20,6 +20,7 @@ const HUB = fileURLToPath(new URL('./links-hub.ts', import.meta.url));
 const NODES = fileURLToPath(new URL('./links-nodes.ts', import.meta.url));
 const EXEC = ['--import', 'tsx'];
 
+/** `count` nodes, a quarter of it for those that come by token. */
 export async function fleetFigures(
   count: number,
   outageMs: number,

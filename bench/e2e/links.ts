@@ -10,16 +10,13 @@ import { fileURLToPath } from 'node:url';
 import { KubeBusNode } from '../../lib/index.js';
 import { cloudNames, createAuthority, nodeNames, save } from '../../lib/join/driver/pki.js';
 import { type TcpOptions, tcpTransport } from '../../transports/tcp.js';
-import { fleetFigures } from './links-fleet.js';
 import { freePort } from './links-port.js';
 
 export interface LinksOptions {
-  /** Idle links; 0: without these figures. */
+  /** Idle links. */
   readonly links: number;
   /** Edges that see the hub die and come back; at most `links`. */
   readonly edges: number;
-  /** Nodes in two processes of their own: joins, and a restart that all of them see. 0: without. */
-  readonly fleet: number;
   /** How long the hub stays away: long enough for every edge to have reached its longest wait between attempts. */
   readonly outageMs: number;
   readonly log: (line: string) => void;
@@ -40,15 +37,9 @@ interface Hub {
 const child = fileURLToPath(new URL('./links-hub.ts', import.meta.url));
 
 export async function links(options: LinksOptions): Promise<LinksFigure[]> {
-  const { links: idle, fleet, outageMs, log } = options;
-  const figures: LinksFigure[] = [];
-  if (idle > 0) {
-    const secure = await measure(options, true);
-    const plain = await measure(options, false);
-    figures.push(...secure.map(([figure, value], i) => ({ figure, values: [value, plain[i]![1]] as const })));
-  }
-  if (fleet > 0) figures.push(...(await fleetFigures(fleet, outageMs, log)));
-  return figures;
+  const secure = await measure(options, true);
+  const plain = await measure(options, false);
+  return secure.map(([figure, value], i) => ({ figure, values: [value, plain[i]![1]] as const }));
 }
 
 async function measure(options: LinksOptions, secure: boolean): Promise<[figure: string, value: string][]> {
