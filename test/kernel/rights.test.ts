@@ -95,7 +95,10 @@ check(
         ...['--cloud', 'kubebus://127.0.0.1:1', '--tun', 'kb0', '--mtu', '1300'],
       ]);
       await edge.logged(/cannot connect/, 20_000);
-      t.regex(await lab.ip('a', 'link', 'show', 'kb0'), /UP.* mtu 1300/);
+      // Dialling does not wait for the device, nor the device for dialling.
+      let shown = '';
+      for (let i = 0; i < 500 && !/UP.* mtu 1300/.test(shown); i++) shown = await lab.ip('a', 'link', 'show', 'kb0');
+      t.regex(shown, /UP.* mtu 1300/);
       // It was lent, not given: the process has it permitted, but no child that it starts otherwise would.
       const capability = (line: string) =>
         BigInt(`0x${new RegExp(`${line}:\\s*([0-9a-f]+)`).exec(readFileSync(`/proc/${edge.pid}/status`, 'utf8'))![1]}`);
