@@ -64,11 +64,11 @@ export function loadWebTransport(): Promise<WebTransportEngine> {
 }
 
 /** How long an end in order may take. */
-const GRACE_MS = 1_000;
+const GRACE_MS = 5_000;
 
 /**
  * Ends a session. Resolves when it is over: the package only asks the other side to close, so one that does not answer
- * within a second has its HTTP/2 connection cut (found by the package's own names; an HTTP/3 session ends by its idle timeout).
+ * within that has its HTTP/2 connection cut (found by the package's own names; an HTTP/3 session ends by its idle timeout).
  */
 export function endSession(session: WebTransportSession): Promise<void> {
   const { objint } = session as { objint?: { stream?: { session?: { destroy?(): void } } } };
