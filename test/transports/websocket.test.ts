@@ -6,13 +6,13 @@ import https from 'node:https';
 import net from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import tls from 'node:tls';
 import test, { type ExecutionContext } from 'ava';
 import { has } from '../../examples/lab/netns.js';
 import { KubeBusCloud, KubeBusNode } from '../../lib/index.js';
 import { type Authority, cloudNames, createAuthority, nodeNames } from '../../lib/join/driver/pki.js';
 import { shortLived } from '../../transports/web/short-lived.js';
 import { type WebSocketOptions, webSocketTransport } from '../../transports/websocket.js';
+import { tlsMiddle } from '../support/tls-middle.js';
 import { transfer } from '../support/transfer.js';
 
 const ca = await createAuthority('test CA');
@@ -116,20 +116,7 @@ test('a node of another CA is refused with the reason on its side', async (t) =>
 
 test('somebody in between who ends the TLS is found out', async (t) => {
   const { port } = await cloud(t);
-  const { cert, key } = await shortLived();
-  const middle = tls.createServer({ cert, key, ALPNProtocols: ['http/1.1'] }, (front) => {
-    const back = tls.connect({ host: '127.0.0.1', port, rejectUnauthorized: false });
-    const over = () => {
-      front.destroy();
-      back.destroy();
-    };
-    for (const socket of [front, back]) socket.on('error', () => {}).on('close', over);
-    front.pipe(back).pipe(front);
-  });
-  middle.listen(0, '127.0.0.1');
-  await once(middle, 'listening');
-  t.teardown(() => middle.close());
-  const through = `kubebus://127.0.0.1:${(middle.address() as net.AddressInfo).port}`;
+  const through = await tlsMiddle(t, port, 'http/1.1');
   const error = await t.throwsAsync((await transportOf('a')).dial(through, AbortSignal.timeout(30_000)));
   t.regex(error!.message, /in between/);
 });

@@ -2,16 +2,15 @@
 // with their reasons, somebody in between, a peer that does not read.
 import { once } from 'node:events';
 import net from 'node:net';
-import tls from 'node:tls';
 import test, { type ExecutionContext } from 'ava';
 import { Slab } from '../../lib/core/index.js';
 import { KubeBusCloud, KubeBusNode } from '../../lib/index.js';
 import { type Authority, cloudNames, createAuthority, nodeNames } from '../../lib/join/driver/pki.js';
 import type { ByteStream, StreamHandler } from '../../lib/l2/transport.js';
 import { WINDOW } from '../../transports/web/credit.js';
-import { shortLived } from '../../transports/web/short-lived.js';
 import { chooseReliability, loadWebTransport } from '../../transports/web/webtransport-engine.js';
 import { webTransport } from '../../transports/webtransport.js';
+import { tlsMiddle } from '../support/tls-middle.js';
 import { transfer } from '../support/transfer.js';
 
 const ca = await createAuthority('test CA');
@@ -126,21 +125,8 @@ for (const [what, { cloud, node, reason, told }] of Object.entries(cases)) {
 
 test('somebody in between who ends the TLS on both sides is found out', async (t) => {
   const { address } = await listener(t, await cloudTls());
-  const { cert, key } = await shortLived();
   const port = Number(new URL(address).port);
-  const middle = tls.createServer({ cert, key, ALPNProtocols: ['h2'] }, (front) => {
-    const back = tls.connect({ host: '127.0.0.1', port, rejectUnauthorized: false, ALPNProtocols: ['h2'] });
-    const over = () => {
-      front.destroy();
-      back.destroy();
-    };
-    for (const socket of [front, back]) socket.on('error', () => {}).on('close', over);
-    front.pipe(back).pipe(front);
-  });
-  middle.listen(0, '127.0.0.1');
-  await once(middle, 'listening');
-  t.teardown(() => middle.close());
-  const through = `kubebus://127.0.0.1:${(middle.address() as net.AddressInfo).port}`;
+  const through = await tlsMiddle(t, port, 'h2');
   const error = await t.throwsAsync(
     webTransport({ tls: await nodeTls('a') }).dial(through, AbortSignal.timeout(30_000)),
   );
