@@ -15,9 +15,9 @@ import { asNode, bulk, connectionRate, echo, type NetApi, requestResponse } from
 const LOOPBACK = '127.0.0.1';
 const FAR = '10.80.0.2';
 
-/** Two nodes, 10.80.0.1 and .2, joined by a memory link; `offload`: super-packets and partial checksums cross it. */
-function memoryPair(offload: boolean): [Net, Net] {
-  const nodes = memoryLinks({ mtu: 1_400, offload }).map((link, i) => {
+/** Two nodes, 10.80.0.1 and .2, joined by a memory link, and what of super-packets and partial checksums crosses it. */
+function memoryPair(offload: boolean, partialChecksums: boolean): [Net, Net] {
+  const nodes = memoryLinks({ mtu: 1_400, offload, partialChecksums }).map((link, i) => {
     const vrf = new Router().addVrf('bench');
     vrf.endpoint.useClock(() => systemClock.now());
     vrf.setAddresses([parseAddress(`10.80.0.${i + 1}`)]);
@@ -32,8 +32,8 @@ const [part = '', secondsText = '1', countText = '0'] = process.argv.slice(2);
 const seconds = Number(secondsText);
 const count = Number(countText);
 
-const memory = (offload: boolean): { server: NetApi; client: NetApi } => {
-  const [a, b] = memoryPair(offload);
+const memory = (offload = true, partialChecksums = true): { server: NetApi; client: NetApi } => {
+  const [a, b] = memoryPair(offload, partialChecksums);
   return { server: asNode(b.net), client: asNode(a.net) };
 };
 
@@ -132,20 +132,21 @@ async function measure(): Promise<unknown> {
     case 'node-net':
       return bulk(nodeNet, nodeNet, LOOPBACK, seconds);
     case 'memory':
-    case 'memory-1400': {
-      const { server, client } = memory(part === 'memory');
+    case 'memory-1400':
+    case 'memory-1400-sums': {
+      const { server, client } = memory(part === 'memory', part !== 'memory-1400-sums');
       return bulk(server, client, FAR, seconds);
     }
     case 'node-net-rates':
       return rates(nodeNet, nodeNet, LOOPBACK);
     case 'memory-rates': {
-      const { server, client } = memory(true);
+      const { server, client } = memory();
       return rates(server, client, FAR);
     }
     case 'node-net-idle':
       return idle(nodeNet, nodeNet, LOOPBACK);
     case 'idle': {
-      const { server, client } = memory(true);
+      const { server, client } = memory();
       return idle(server, client, FAR);
     }
     case 'fairness': {

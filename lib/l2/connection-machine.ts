@@ -22,6 +22,8 @@ import { CRITICAL, FrameType } from './wire/frame.js';
 export const PROTOCOL_VERSION = 1;
 /** Bit 0 of Hello.features: takes super-packets and partial checksums. */
 export const FEATURE_OFFLOAD = 1;
+/** Bit 1: takes partial checksums on packets that are no super-packets. */
+export const FEATURE_CHECKSUMS = 2;
 /** Smallest MTU a link may have: RFC 8200 §5. */
 export const MIN_MTU = 1280;
 
@@ -32,6 +34,7 @@ export interface HelloInfo {
   readonly instance: Uint8Array;
   readonly mtu: number;
   readonly offload: boolean;
+  readonly partialChecksums: boolean;
   readonly connection: number;
   readonly connections: number;
   /** The dialer's count of links, see l2.proto. */
@@ -63,6 +66,7 @@ export class ConnectionMachine {
   /** What both sides can do; valid when open. */
   mtu = 0;
   offload = false;
+  partialChecksums = false;
   ignored = 0;
   private readonly handshakeDeadline: Micros;
   private peer: HelloInfo | null = null;
@@ -160,11 +164,11 @@ export class ConnectionMachine {
   }
 
   private sendHello(): void {
-    const { keepalive, offload, ...rest } = this.local;
+    const { keepalive, offload, partialChecksums, ...rest } = this.local;
     const payload = kubebus.l2.Hello.encode({
       ...rest,
       versions: [PROTOCOL_VERSION],
-      features: offload ? FEATURE_OFFLOAD : 0,
+      features: (offload ? FEATURE_OFFLOAD : 0) | (partialChecksums ? FEATURE_CHECKSUMS : 0),
       keepaliveMs: keepalive.interval / MS,
       deadAfterMs: keepalive.deadAfter / MS,
     }).finish();
@@ -207,6 +211,7 @@ export class ConnectionMachine {
       instance: Uint8Array.from(m.instance),
       mtu: m.mtu,
       offload: (m.features & FEATURE_OFFLOAD) !== 0,
+      partialChecksums: (m.features & FEATURE_CHECKSUMS) !== 0,
       connection: m.connection,
       connections: m.connections,
       session: m.session,
@@ -222,6 +227,7 @@ export class ConnectionMachine {
     const peer = this.peer!;
     this.mtu = Math.min(this.local.mtu, peer.mtu);
     this.offload = this.local.offload && peer.offload;
+    this.partialChecksums = this.offload || (this.local.partialChecksums && peer.partialChecksums);
     this.state = 'open';
     this.output.onOpen(peer);
     if (this.state !== 'open') return;

@@ -5,7 +5,7 @@
 //   memoryLinks   two links joined in memory                       memory-links.ts
 
 export { type BackoffOptions, DEFAULT_BACKOFF } from './backoff.js';
-export { FEATURE_OFFLOAD, isName, PROTOCOL_VERSION } from './connection-machine.js';
+export { FEATURE_CHECKSUMS, FEATURE_OFFLOAD, isName, PROTOCOL_VERSION } from './connection-machine.js';
 export {
   type AcceptLimits,
   type AcceptOptions,

@@ -26,6 +26,8 @@ export interface Link {
   readonly mtu: number;
   /** The far end takes super-packets and partial checksums as they are. */
   readonly offload: boolean;
+  /** It takes partial checksums, at least on ordinary packets; true wherever `offload` is. */
+  readonly partialChecksums: boolean;
   /** Smoothed round-trip time in microseconds; NaN before the first sample. */
   readonly rtt: number;
   /**

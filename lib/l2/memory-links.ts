@@ -8,6 +8,8 @@ import type { PeerIdentity } from './transport.js';
 export interface MemoryLinkOptions {
   readonly mtu?: number;
   readonly offload?: boolean;
+  /** **Default:** true. */
+  readonly partialChecksums?: boolean;
   /** Names of the two ends. **Default:** a and b of tenant 'test'. */
   readonly a?: { tenant: string; node: string };
   readonly b?: { tenant: string; node: string };
@@ -34,6 +36,7 @@ export class MemoryLink implements Link {
   readonly medium = 'reliable';
   readonly mtu: number;
   readonly offload: boolean;
+  readonly partialChecksums: boolean;
   readonly rtt = 0;
   other!: MemoryLink;
   private handler = noHandler;
@@ -52,6 +55,7 @@ export class MemoryLink implements Link {
     this.peer = { ...peer, prefixes: [], authenticated: false, expires: Number.POSITIVE_INFINITY };
     this.mtu = options.mtu ?? 1400;
     this.offload = options.offload ?? true;
+    this.partialChecksums = this.offload || (options.partialChecksums ?? true);
     this.defer = options.defer ?? turnTaking();
     this.maxBytes = options.maxBytes ?? 16 * 1024 * 1024;
   }

@@ -18,10 +18,10 @@ export class Cutter {
     private readonly counters: Counters,
   ) {}
 
-  /** Segments of the super-packet at `off`. */
-  segment(slab: Slab, off: number, emit: Emit): void {
+  /** Segments of the super-packet at `off`; `partial`: with partial checksums. */
+  segment(slab: Slab, off: number, partial: boolean, emit: Emit): void {
     const segmenter = new Segmenter();
-    if (!segmenter.begin(slab.bytes, off)) return;
+    if (!segmenter.begin(slab.bytes, off, partial)) return;
     this.counters.values[Count['super-packets-segmented']]!++;
     this.cut(segmenter, emit);
   }

@@ -31,13 +31,14 @@ export interface LinkPortOptions {
 /** Makes a port of `vrf` out of a link and keeps its MTU, offload and state up to date. Remove it with vrf.removePort. */
 export function attachLink(options: LinkPortOptions): Port {
   const { vrf, link, sources = [], clock = systemClock, onControl, onState, onWritable } = options;
-  const { mtu, offload } = link;
+  const { mtu, offload, partialChecksums } = link;
   const port = vrf.addPort({
     name: link.peer.node,
     kind: 'link',
     sink: link,
     mtu,
     offload,
+    partialChecksums,
     up: link.state === 'up',
     sources,
   });
@@ -45,7 +46,8 @@ export function attachLink(options: LinkPortOptions): Port {
     onPackets: (slab, start, end) => port.handlePackets(clock.now(), slab, start, end),
     onControl,
     onState(state, reason) {
-      port.update({ mtu: link.mtu, offload: link.offload, up: state === 'up' });
+      const { mtu, offload, partialChecksums } = link;
+      port.update({ mtu, offload, partialChecksums, up: state === 'up' });
       onState?.(state, reason);
     },
     onWritable: () => onWritable?.(),

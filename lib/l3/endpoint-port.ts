@@ -46,6 +46,10 @@ export class Endpoint implements IpEndpoint, PortSink {
     return this.router.egressTo(destination)?.offload ?? false;
   }
 
+  partialChecksumsTo(destination: Uint8Array): boolean {
+    return this.router.egressTo(destination)?.partialChecksums ?? false;
+  }
+
   send(slab: Slab, start: number, end: number): void {
     this.router.handleLocal(this.clock(), slab, start, end);
   }

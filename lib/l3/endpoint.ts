@@ -24,6 +24,8 @@ export interface IpEndpoint {
   mtuTo(destination: Uint8Array): number;
   /** True where super-packets (up to 64 KiB) and partial checksums may be sent towards `destination`. */
   offloadTo(destination: Uint8Array): boolean;
+  /** True where ordinary packets may be sent with partial checksums: wherever `offloadTo` is true, and on more paths. */
+  partialChecksumsTo(destination: Uint8Array): boolean;
   /** Whole packet frames whose sources are our addresses. Never blocks. */
   send(slab: Slab, start: number, end: number): void;
   /** False while the next hop is backed up; onWritable-like wake-ups are not needed: TCP's own clock retries. */

@@ -80,13 +80,18 @@ export class Segmenter {
   private payload = 0;
   private done = 0;
   private index = 0;
+  private partial = false;
 
-  /** Starts on the super-packet at `off`, which has to stay as it is until `next` returns 0. False: malformed. */
-  begin(from: Buffer, off: number): boolean {
+  /**
+   * Starts on the super-packet at `off`, which has to stay as it is until `next` returns 0. `partial`: the segments go where
+   * partial checksums are taken. False: malformed.
+   */
+  begin(from: Buffer, off: number, partial = false): boolean {
     const headers = offloadHeaders(from, off);
     if (headers === 0 || (from[off + 1]! & GSO_FLAGS) === 0) return false;
     const length = lengthAt(from, off);
     const upper = transportOf(from, off + HEADER, length);
+    this.partial = partial;
     this.from = from;
     this.p = off + HEADER;
     this.headers = headers;
@@ -137,7 +142,10 @@ export class Segmenter {
     } else {
       putU16(to, t + 4, end - t);
     }
-    putTransportChecksum(to, p, t, end, this.protocol);
+    if (this.partial) {
+      putPseudoSum(to, p, t, end, this.protocol);
+      to[at + 1] = Flag.partialChecksum;
+    } else putTransportChecksum(to, p, t, end, this.protocol);
     this.done += chunk;
     this.index++;
     return end;
@@ -158,10 +166,21 @@ function transportOf(buf: Uint8Array, p: number, length: number): number {
   return upperLayer6(buf, p, length);
 }
 
+function pseudoSum(buf: Uint8Array, p: number, protocol: number, length: number): number {
+  return buf[p]! >>> 4 === 4 ? pseudoSum4(buf, p, protocol, length) : pseudoSum6(buf, p, protocol, length);
+}
+
+function fieldAt(t: number, protocol: number): number {
+  return t + (protocol === Protocol.tcp ? TCP_CHECKSUM : UDP_CHECKSUM);
+}
+
+function putPseudoSum(buf: Uint8Array, p: number, t: number, end: number, protocol: number): void {
+  putU16(buf, fieldAt(t, protocol), pseudoSum(buf, p, protocol, end - t));
+}
+
 function putTransportChecksum(buf: Uint8Array, p: number, t: number, end: number, protocol: number): void {
-  const field = t + (protocol === Protocol.tcp ? TCP_CHECKSUM : UDP_CHECKSUM);
-  const length = end - t;
-  const pseudo = buf[p]! >>> 4 === 4 ? pseudoSum4(buf, p, protocol, length) : pseudoSum6(buf, p, protocol, length);
+  const field = fieldAt(t, protocol);
+  const pseudo = pseudoSum(buf, p, protocol, end - t);
   putU16(buf, field, 0);
   const value = checksum(buf, t, end, pseudo);
   // RFC 768: a computed 0 is sent as all ones; 0 in the field means that there is no checksum.

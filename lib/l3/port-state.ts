@@ -3,7 +3,7 @@
 import type { Micros, Slab } from '../core/index.js';
 import type { Prefix } from './address.js';
 import type { TokenBucket } from './icmp.js';
-import type { Port, PortKind, PortSink } from './port.js';
+import type { Port, PortChange, PortKind, PortSink } from './port.js';
 import { PrefixSet } from './route-table.js';
 
 /** What a port needs of its VRF. */
@@ -23,6 +23,7 @@ export interface PortStats {
 export class PortState implements Port {
   mtu: number;
   offload: boolean;
+  partialChecksums: boolean;
   up: boolean;
   sources: PrefixSet | null;
   packetsIn = 0;
@@ -44,17 +45,25 @@ export class PortState implements Port {
     readonly name: string,
     readonly kind: PortKind | 'local',
     readonly sink: PortSink,
-    options: { mtu: number; offload: boolean; up: boolean; sources: readonly Prefix[] | null },
+    options: {
+      mtu: number;
+      offload: boolean;
+      partialChecksums?: boolean;
+      up: boolean;
+      sources: readonly Prefix[] | null;
+    },
     readonly limiter: TokenBucket,
   ) {
     this.mtu = options.mtu;
     this.offload = options.offload;
+    this.partialChecksums = options.partialChecksums ?? options.offload;
     this.up = options.up;
     this.sources = options.sources === null ? null : new PrefixSet(options.sources);
   }
 
-  update(change: { mtu?: number; offload?: boolean; up?: boolean }): void {
+  update(change: PortChange): void {
     this.mtu = change.mtu ?? this.mtu;
+    this.partialChecksums = change.partialChecksums ?? change.offload ?? this.partialChecksums;
     this.offload = change.offload ?? this.offload;
     this.up = change.up ?? this.up;
     this.owner.changed();

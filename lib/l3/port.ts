@@ -22,10 +22,20 @@ export interface PortOptions {
   readonly mtu: number;
   /** The far side takes super-packets and partial checksums. **Default:** false. */
   readonly offload?: boolean;
+  /** It takes partial checksums on ordinary packets. **Default:** as `offload`. */
+  readonly partialChecksums?: boolean;
   /** **Default:** true. */
   readonly up?: boolean;
   /** Prefixes that packets from this port may have as source; null: any unicast address. **Default:** [] for a link, null for the host. */
   readonly sources?: readonly Prefix[] | null;
+}
+
+/** What may change in the life of a port. `offload` alone changes `partialChecksums` likewise. */
+export interface PortChange {
+  readonly mtu?: number;
+  readonly offload?: boolean;
+  readonly partialChecksums?: boolean;
+  readonly up?: boolean;
 }
 
 /** Handle of a port, made by Vrf.addPort. */
@@ -35,9 +45,10 @@ export interface Port {
   readonly kind: PortKind | 'local';
   readonly mtu: number;
   readonly offload: boolean;
+  readonly partialChecksums: boolean;
   readonly up: boolean;
   /** Packets that wait for a port that is not up are dropped with an ICMP error. */
-  update(change: { mtu?: number; offload?: boolean; up?: boolean }): void;
+  update(change: PortChange): void;
   setSources(sources: readonly Prefix[] | null): void;
   /** Whole packet frames from this port. Changes them in place (TTL). `now` drives the ICMP rate limits. */
   handlePackets(now: Micros, slab: Slab, start: number, end: number): void;

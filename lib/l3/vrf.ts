@@ -216,6 +216,7 @@ export class Vrf implements PortOwner {
   private makePort(
     o: Pick<PortOptions, 'name' | 'sink' | 'mtu'> & {
       offload: boolean;
+      partialChecksums?: boolean;
       up: boolean;
       sources: readonly Prefix[] | null;
     },
@@ -263,7 +264,7 @@ export class Vrf implements PortOwner {
           const to = todoEgress!;
           const emit = (pieces: Slab, last: number, packets: number) =>
             this.flush(now, to, ingress, pieces, 0, last, packets);
-          if (todo === Todo.segment) this.cutter.segment(slab, off, emit);
+          if (todo === Todo.segment) this.cutter.segment(slab, off, to.partialChecksums, emit);
           else this.cutter.fragment(slab, off, to.mtu, emit);
         }
       } else if (egress !== run) {
@@ -391,6 +392,7 @@ export class Vrf implements PortOwner {
     }
     if (flags === 0 || egress.offload) return egress;
     if ((flags & GSO_FLAGS) !== 0) return this.leave(Todo.segment, egress);
+    if (egress.partialChecksums) return egress;
     completeChecksum(buf, off);
     this.counters.values[Count['checksums-completed']]!++;
     return egress;

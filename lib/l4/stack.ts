@@ -118,36 +118,36 @@ export class Stack {
   /** Whole frames for our addresses. */
   handlePackets(now: Micros, buf: Uint8Array, start: number, end: number): void {
     for (let off = start; off + HEADER < end; ) {
-      const next = off + HEADER + lengthAt(buf, off);
-      if (next > end) return;
-      this.handlePacket(now, buf, off);
-      off = next;
+      if (off + HEADER + lengthAt(buf, off) > end) return;
+      off = this.handlePacket(now, buf, off, end);
     }
   }
 
-  private handlePacket(now: Micros, buf: Uint8Array, off: number): void {
+  /** Returns where the next packet begins. */
+  private handlePacket(now: Micros, buf: Uint8Array, off: number, end: number): number {
     const p = off + HEADER;
+    const length = lengthAt(buf, off);
+    const next = p + length;
     if (isFragment(buf, p)) {
       const frame = this.reassembly.handle(now, buf, off);
-      if (frame !== null && !isFragment(frame, HEADER)) this.handlePacket(now, frame, 0);
-      return;
+      if (frame !== null && !isFragment(frame, HEADER)) this.handlePacket(now, frame, 0, HEADER + lengthAt(frame, 0));
+      return next;
     }
-    const length = lengthAt(buf, off);
     switch (upperLayer(buf, p, length) >>> 16) {
       case Protocol.tcp:
-        this.tcp.handle(now, buf, off);
-        return;
+        return this.tcp.handle(now, buf, off, end);
       case Protocol.udp:
         if (!this.udp.handle(buf, off)) this.sendPortUnreachable(now, buf, p, length);
-        return;
+        break;
       case Protocol.icmp:
       case Protocol.icmpv6:
         if (this.error.parse(buf, off)) this.handleError(now, buf);
         else this.ping.handle(now, buf, off);
-        return;
+        break;
       default:
         this.counters['l4-unknown-protocol']++;
     }
+    return next;
   }
 
   handleTimeouts(now: Micros): void {

@@ -1,9 +1,8 @@
 // The TCP part of a stack: listeners, flows, SYNs, what is answered to strangers, TIME-WAIT. What happens inside a
 // connection is lib/l4/tcp's. Read first: tcp/surface.ts, flow-table.ts.
 
-import { Flag, HEADER, type Micros, type Random, SECOND } from '../core/index.js';
+import { HEADER, lengthAt, type Micros, type Random, SECOND } from '../core/index.js';
 import type { IpEndpoint } from '../l3/index.js';
-import { checksum, pseudoSum4, pseudoSum6 } from '../l3/wire/checksum.js';
 import { AddressCache } from './address-cache.js';
 import { Deadlines } from './deadlines.js';
 import { type FlowHandler, type FlowListener, FlowTable, TcpFlow } from './flow-table.js';
@@ -14,8 +13,9 @@ import { EphemeralPorts } from './ports.js';
 import { COOKIE_WINDOW_SCALE, SynCookies } from './syn-cookies.js';
 import type { TcpSurface } from './tcp/surface.js';
 import { type CookieState, type TcpConfig, TcpEvent, type TcpMemory, type TcpOptions } from './tcp/types.js';
+import { gather } from './wire/gather.js';
 import type { PacketWriter } from './wire/packet-writer.js';
-import { PROTOCOL_TCP, TcpFlag, TcpSegment } from './wire/tcp.js';
+import { TcpFlag, TcpSegment, tcpChecksumGood } from './wire/tcp.js';
 import { emitBare, fillReset, TcpFields } from './wire/tcp-emit.js';
 
 /** How connections are made: the three constructors of TcpConnection. */
@@ -150,21 +150,23 @@ export class TcpStack {
   /** Until when an unknown ACK may be a cookie's. */
   private cookieTime: Micros = Number.NEGATIVE_INFINITY;
 
-  /** One TCP frame for one of our addresses. */
-  handle(now: Micros, buf: Uint8Array, off: number): void {
+  /** The TCP frame at `off`, for one of our addresses, and those behind it that go on with it, before `end`. Returns where the rest begins. */
+  handle(now: Micros, buf: Uint8Array, off: number, end: number): number {
     this.lastNow = now;
     const s = this.segment;
+    let next = off + HEADER + lengthAt(buf, off);
     if (!s.parse(buf, off)) {
       this.counters['tcp-malformed']++;
-      return;
+      return next;
     }
-    if ((buf[off + 1]! & Flag.partialChecksum) === 0 && !checksumGood(s)) {
+    if (!tcpChecksumGood(buf, off, s.tcp, s.payload + s.length)) {
       this.counters['tcp-bad-checksum']++;
-      return;
+      return next;
     }
     const flow = this.flows.find(buf, s.src, s.dst, s.addressLength, s.srcPort, s.dstPort);
     if (flow === null) this.handleStranger(now, s, 0);
     else if (flow.connection !== null) {
+      next = gather(s, end);
       flow.connection.handleSegment(now, s);
       this.touch(flow);
     } else if (flow.timeWait?.handleSegment(now, s) === 'reopen') {
@@ -172,6 +174,7 @@ export class TcpStack {
       this.drop(flow);
       this.handleStranger(now, s, above);
     } else this.touch(flow);
+    return next;
   }
 
   handleIcmp(now: Micros, buf: Uint8Array, e: IcmpError): void {
@@ -204,7 +207,9 @@ export class TcpStack {
       const { connection, config } = flow;
       if (connection === null) return;
       const { remoteAddress } = config;
-      connection.handlePath(now, this.endpoint.mtuTo(remoteAddress), this.endpoint.offloadTo(remoteAddress));
+      const { endpoint } = this;
+      const offload = endpoint.offloadTo(remoteAddress);
+      connection.handlePath(now, endpoint.mtuTo(remoteAddress), offload, endpoint.partialChecksumsTo(remoteAddress));
       this.touch(flow);
     });
   }
@@ -500,6 +505,7 @@ export class TcpStack {
       tsOffset: this.isn.tsOffset(localAddress, localPort, remoteAddress, remotePort),
       mtu: this.paths.towards(this.lastNow, remoteAddress, this.endpoint.mtuTo(remoteAddress)),
       offload: this.endpoint.offloadTo(remoteAddress),
+      partialChecksums: this.endpoint.partialChecksumsTo(remoteAddress),
       random: this.random,
       options,
       memory: this.memory,
@@ -531,13 +537,6 @@ export class TcpStack {
     }
     return any;
   }
-}
-
-function checksumGood(s: TcpSegment): boolean {
-  const p = s.off + HEADER;
-  const end = s.payload + s.length;
-  const sum = s.addressLength === 4 ? pseudoSum4 : pseudoSum6;
-  return checksum(s.buf, s.tcp, end, sum(s.buf, p, PROTOCOL_TCP, end - s.tcp)) === 0;
 }
 
 function overlaps(l: TcpListener, address: Uint8Array | null, family: 0 | 4 | 6): boolean {

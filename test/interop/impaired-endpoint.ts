@@ -24,6 +24,7 @@ export function impairedEndpoint(inner: IpEndpoint, impairment: Impairment, seed
     },
     mtuTo: (destination) => inner.mtuTo(destination),
     offloadTo: () => false,
+    partialChecksumsTo: () => false,
     send(slab, start, end) {
       each(slab, start, end, (frame) =>
         pass(

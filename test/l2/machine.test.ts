@@ -14,6 +14,7 @@ const HELLO: HelloInfo = {
   instance: new Uint8Array(16).fill(7),
   mtu: 1400,
   offload: true,
+  partialChecksums: true,
   connection: 0,
   connections: 1,
   session: 1,
@@ -96,19 +97,30 @@ test('hello both ways, the smaller MTU, the common features, a first ping each',
   t.is(dialer.hello!.node, 'hub');
 });
 
-test('offload only when both can', (t) => {
-  for (const [a, b] of [
-    [true, false],
-    [false, true],
-  ] as const) {
-    const { dialer, listener, deliver } = pair(NOBODY, { offload: a }, { offload: b });
-    dialer.machine.start();
-    deliver();
-    listener.machine.accept(0);
-    deliver();
-    t.false(dialer.machine.offload || listener.machine.offload);
-  }
-});
+for (const [name, a, b, offload, partialChecksums] of [
+  ['super-packets only when both take them, partial checksums all the same', [true, true], [false, true], false, true],
+  ['partial checksums only when both take them', [false, false], [false, true], false, false],
+  ['neither, from either side', [false, true], [true, false], false, false],
+  ['who takes super-packets takes partial checksums', [true, false], [true, false], true, true],
+] as const) {
+  test(`features of the hello: ${name}`, (t) => {
+    const able = ([one, two]: readonly [boolean, boolean]) => ({ offload: one, partialChecksums: two });
+    for (const [mine, theirs] of [
+      [a, b],
+      [b, a],
+    ] as const) {
+      const { dialer, listener, deliver } = pair(NOBODY, able(mine), able(theirs));
+      dialer.machine.start();
+      deliver();
+      listener.machine.accept(0);
+      deliver();
+      for (const { machine } of [dialer, listener]) {
+        t.is(machine.offload, offload);
+        t.is(machine.partialChecksums, partialChecksums);
+      }
+    }
+  });
+}
 
 const cert = (tenant: string, node: string): PeerIdentity => ({ ...NOBODY, tenant, node, authenticated: true });
 

@@ -118,6 +118,28 @@ test('a partial checksum is completed for a port without offload', (t) => {
   // The builder makes the checksum anew: equal bytes are a right checksum.
 });
 
+test('a port that takes partial checksums, but no super-packets, gets segments whose checksums are left to it', (t) => {
+  const { a, vrf, port, send, count } = setup();
+  port('lossy', null, ['10.6.0.0/16', 'fd06::/16'], { partialChecksums: true });
+  t.true(vrf.endpoint.partialChecksumsTo(parseAddress('10.6.0.1')));
+  t.false(vrf.endpoint.offloadTo(parseAddress('10.6.0.1')));
+  t.true(vrf.endpoint.partialChecksumsTo(parseAddress('10.80.0.2')), 'wherever super-packets are taken');
+  t.false(vrf.endpoint.partialChecksumsTo(parseAddress('10.80.0.3')));
+  const segment = { packet: tcp('10.80.0.2', '10.6.0.1', 100), flags: Flag.partialChecksum };
+  t.regex(send(a, segment)[0]!, /^lossy: .* length 100 ttl 63 partial-checksum$/);
+  for (const [from, to] of [
+    ['10.80.0.2', '10.6.0.1'],
+    ['fd80::2', 'fd06::1'],
+  ] as const) {
+    const out = send(a, { packet: tcp(from, to, 3000), flags: GSO, gsoSize: 1300 });
+    t.deepEqual(
+      out.map((line) => /length (\d+) ttl 63 partial-checksum$/.exec(line)?.[1]),
+      ['1300', '1300', '400'],
+    );
+  }
+  t.is(count('checksums-completed'), 0);
+});
+
 test('MTU: segments count and not the super-packet; too big ones are answered with the MTU, with DF clear fragmented', (t) => {
   const { a, port, send, count } = setup();
   port('small', null, ['10.5.0.0/16', 'fd05::/16'], { mtu: 1300, offload: true });

@@ -51,6 +51,7 @@ export class StackUnderTest {
       addresses: [OURS[4], OURS[6]],
       mtuTo: () => 1_400,
       offloadTo: () => false,
+      partialChecksumsTo: () => false,
       send() {},
       attach() {},
     };

@@ -172,7 +172,7 @@ function segmentBytes(frame: Uint8Array): number {
 
 /** Writes packets into buffers of their own, for the simulator and for scripts. */
 export class FrameWriter implements PacketWriter {
-  bytes: Uint8Array = new Uint8Array(70_000);
+  bytes: Uint8Array = new Uint8Array(140_000);
 
   constructor(private readonly sink: (frame: Uint8Array) => void) {}
 
@@ -181,7 +181,10 @@ export class FrameWriter implements PacketWriter {
   }
 
   commit(end: number): void {
-    this.sink(this.bytes.slice(0, end));
+    for (let off = 0, next = 0; off < end; off = next) {
+      next = off + HEADER + lengthAt(this.bytes, off);
+      this.sink(this.bytes.slice(off, next));
+    }
   }
 }
 

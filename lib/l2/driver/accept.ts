@@ -138,13 +138,14 @@ class Acceptor implements LinkAcceptor, AcceptHandler, ConnectionEvents {
         return this.refuseStream(stream, `more than ${limits.handshakes} handshakes in progress`);
       oldest.machine.fail('ERR_HELLO_TIMEOUT', 'too slow while others wait for the place');
     }
-    const { mtu, offload, keepalive, agent, connection: options } = this.resolved;
+    const { mtu, offload, partialChecksums, keepalive, agent, connection: options } = this.resolved;
     const hello: HelloInfo = {
       tenant: stream.identity.tenant || 'cloud',
       node: this.options.node,
       instance: this.instance,
       mtu,
       offload,
+      partialChecksums,
       keepalive,
       agent,
       connection: 0,

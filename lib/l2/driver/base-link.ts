@@ -18,6 +18,7 @@ export abstract class BaseLink implements Link {
   state: LinkState = 'connecting';
   mtu = 0;
   offload = false;
+  partialChecksums = false;
   protected handler: LinkHandler = noHandler;
   /** Open connections, the oldest first. */
   protected readonly open: Connection[] = [];
@@ -192,6 +193,7 @@ export abstract class BaseLink implements Link {
   private negotiate(): void {
     this.mtu = Math.min(...this.open.map((c) => c.machine.mtu));
     this.offload = this.open.every((c) => c.machine.offload);
+    this.partialChecksums = this.open.every((c) => c.machine.partialChecksums);
   }
 
   protected checkWritable(): void {

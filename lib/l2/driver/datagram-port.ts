@@ -21,7 +21,7 @@ export class DatagramPort {
     private readonly buffers: Buffers,
   ) {}
 
-  /** Packets are to fit a datagram, and super-packets never do. */
+  /** Packets are to fit a datagram, and super-packets never do; the transport keeps a datagram whole, so checksums may stay partial. */
   limit(hello: HelloInfo): HelloInfo {
     return { ...hello, mtu: Math.max(MIN_MTU, Math.min(hello.mtu, this.path.maxBytes - HEADER)), offload: false };
   }

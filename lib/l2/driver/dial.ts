@@ -77,6 +77,7 @@ class DialledLink extends BaseLink implements ConnectionEvents {
     super(resolved.clock, resolved.highWater, resolved.connection.controlBytes);
     this.mtu = resolved.mtu;
     this.offload = resolved.offload;
+    this.partialChecksums = resolved.offload || resolved.partialChecksums;
     this.addresses = options.addresses;
     resolved.random.fill(this.instance);
     this.slots = Array.from({ length: connections }, (_, i) => new Slot(this, i));
@@ -102,11 +103,23 @@ class DialledLink extends BaseLink implements ConnectionEvents {
   }
 
   hello(connection: number): HelloInfo {
-    const { mtu, offload, keepalive, agent } = this.resolved;
+    const { mtu, offload, partialChecksums, keepalive, agent } = this.resolved;
     const { tenant, node } = this.options;
     const { instance, session } = this;
     const connections = this.slots.length;
-    return { tenant, node, instance, mtu, offload, keepalive, agent, connection, connections, session };
+    return {
+      tenant,
+      node,
+      instance,
+      mtu,
+      offload,
+      partialChecksums,
+      keepalive,
+      agent,
+      connection,
+      connections,
+      session,
+    };
   }
 
   close(reason: KubeBusError): void {

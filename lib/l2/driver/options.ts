@@ -28,6 +28,8 @@ export interface LinkOptions {
   readonly mtu?: number;
   /** Take super-packets. **Default:** true. */
   readonly offload?: boolean;
+  /** Take packets whose TCP or UDP checksum is not completed: the link itself keeps them whole. **Default:** true. */
+  readonly partialChecksums?: boolean;
   /** **Default:** a ping after 15 s of silence (the accepting side: 22.5 s), dead after 30 s. */
   readonly keepalive?: KeepaliveOptions;
   /** Time for the hello, after the transport's own handshake. **Default:** 5 s. */
@@ -96,6 +98,7 @@ export function resolveOptions(options: LinkOptions) {
     connection,
     mtu,
     offload: options.offload ?? true,
+    partialChecksums: options.partialChecksums ?? true,
     keepalive,
     highWater: options.highWater ?? DEFAULT_HIGH_WATER,
     agent: options.agent ?? 'kubebus',

@@ -77,6 +77,10 @@ class LimitedLink implements Link, LinkHandler {
     return this.link.offload;
   }
 
+  get partialChecksums(): boolean {
+    return this.link.partialChecksums;
+  }
+
   get rtt(): number {
     return this.link.rtt;
   }

@@ -79,7 +79,7 @@ export class TcpConnection implements TcpSurface {
     this.receiver = new Receiver(options.receiveBuffer, options.maxReceiveBuffer, config.memory);
     this.path = new Path(config, this.sender, this.handshake);
     this.retransmit = new RetransmitTimer(this.sender);
-    this.output = new Output(config, this.handshake, this.ts, this.sender, this.receiver, config.offload);
+    this.output = new Output(config, this.handshake, this.ts, this.sender, this.receiver, this.path);
   }
 
   /** Active open: RFC 9293 §3.10.1. */
@@ -401,9 +401,8 @@ export class TcpConnection implements TcpSurface {
     }
   }
 
-  handlePath(now: Micros, mtu: number, offload: boolean): void {
-    this.path.handleRoute(mtu, offload);
-    this.output.offload = offload;
+  handlePath(now: Micros, mtu: number, offload: boolean, partialChecksums = offload): void {
+    this.path.handleRoute(mtu, offload, partialChecksums);
     const state = this.machine.current;
     if (state === 'CLOSED' || state === 'TIME-WAIT') return;
     if (!isSynchronized(state)) {
@@ -589,7 +588,7 @@ export class TcpConnection implements TcpSurface {
 
   private enterTimeWait(now: Micros): void {
     this.stopTimers();
-    this.timeWait = new TimeWait(this.config, this.sender.nxt, this.receiver, this.ts, this.path.offload, now);
+    this.timeWait = new TimeWait(this.config, this.sender.nxt, this.receiver, this.ts, this.path.partialChecksums, now);
     this.timeWait.requestAck();
     this.events |= TcpEvent.closed;
   }

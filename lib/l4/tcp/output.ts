@@ -4,8 +4,9 @@
 import type { Micros } from '../../core/index.js';
 import type { PacketWriter } from '../wire/packet-writer.js';
 import { TcpFlag } from '../wire/tcp.js';
-import { beginTcp, finishTcp, TcpFields } from '../wire/tcp-emit.js';
+import { beginCut, beginTcp, finishCut, finishTcp, frameHeaders, TcpFields } from '../wire/tcp-emit.js';
 import type { Handshake } from './handshake.js';
+import type { Path } from './path.js';
 import type { Receiver } from './receiver.js';
 import type { Plan, Sender } from './sender.js';
 import type { Seq } from './seq.js';
@@ -14,6 +15,8 @@ import type { TcpConfig } from './types.js';
 
 /** Filled and written within one call; a writer never sends in the middle of a packet. */
 const fields = new TcpFields();
+/** Bytes of segments written in one piece: several fit in a slab. */
+const MAX_CUT = 96 * 1024;
 /** Codepoint ECT(0): RFC 3168 §5. */
 const ECT0 = 2;
 
@@ -27,8 +30,7 @@ export class Output {
     private readonly ts: Timestamps,
     private readonly sender: Sender,
     private readonly receiver: Receiver,
-    /** The path takes partial checksums. */
-    public offload: boolean,
+    private readonly path: Pick<Path, 'offload' | 'partialChecksums'>,
   ) {}
 
   emitSyn(now: Micros, out: PacketWriter, iss: Seq, mss: number): void {
@@ -60,27 +62,30 @@ export class Output {
     // RFC 3168 §6.1.5: a retransmission is not ECT, nor is a segment without data (§6.1.4).
     if (sender.ecn.enabled && fresh) fields.ecn = ECT0;
     if (fresh) this.bytes += length;
-    if (plan.gsoSize > 0 && !this.offload) this.emitCut(out, plan, flags);
+    if (plan.gsoSize > 0 && !this.path.offload) this.emitCut(out, plan, flags);
     else this.emitPacket(out, start, length, plan.gsoSize, (flags & TcpFlag.cwr) !== 0);
   }
 
   /** A super-packet on a path without offload: its segments, with what the kernel's TSO would make of the flags. */
   private emitCut(out: PacketWriter, plan: Plan, flags: number): void {
-    const end = plan.start + plan.length;
-    for (let start = plan.start; start < end; start += plan.gsoSize) {
-      const length = Math.min(plan.gsoSize, end - start);
-      fields.seq = start | 0;
+    const { start, length, gsoSize } = plan;
+    const group = gsoSize * Math.max(1, Math.floor(MAX_CUT / (frameHeaders(this.config, fields) + gsoSize)));
+    for (let done = 0; done < length; done += group) {
+      const n = Math.min(group, length - done);
+      fields.seq = (start + done) | 0;
       fields.flags = flags;
-      if (start > plan.start) fields.flags &= ~TcpFlag.cwr;
-      if (start + length < end) fields.flags &= ~(TcpFlag.fin | TcpFlag.psh);
-      this.emitPacket(out, fields.seq, length, 0, false);
+      if (done > 0) fields.flags &= ~TcpFlag.cwr;
+      if (done + n < length) fields.flags &= ~(TcpFlag.fin | TcpFlag.psh);
+      const at = beginCut(out, this.config, fields, n, gsoSize);
+      this.sender.copy((start + done) | 0, n, out.bytes, at);
+      this.segments += finishCut(out, this.config, fields, this.path.partialChecksums, n, gsoSize);
     }
   }
 
   private emitPacket(out: PacketWriter, start: Seq, length: number, gsoSize: number, cwr: boolean): void {
     const at = beginTcp(out, this.config, fields, length);
     this.sender.copy(start, length, out.bytes, at);
-    finishTcp(out, this.config, this.offload, gsoSize, length, cwr);
+    finishTcp(out, this.config, this.path.partialChecksums, gsoSize, length, cwr);
     this.segments++;
   }
 
@@ -101,7 +106,7 @@ export class Output {
 
   private emitBare(out: PacketWriter): void {
     beginTcp(out, this.config, fields, 0);
-    finishTcp(out, this.config, this.offload, 0, 0, false);
+    finishTcp(out, this.config, this.path.partialChecksums, 0, 0, false);
     this.segments++;
   }
 }

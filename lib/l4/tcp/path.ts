@@ -15,6 +15,7 @@ export class Path {
   /** IP and TCP header, without options. */
   private readonly headers: number;
   offload: boolean;
+  partialChecksums: boolean;
   /** Last soft error: it becomes the reason if the connection times out. */
   soft: TcpReason = 'none';
 
@@ -27,6 +28,7 @@ export class Path {
     this.headers = v6 ? 60 : 40;
     this.mtu = new PathMtu(config.mtu, v6);
     this.offload = config.offload;
+    this.partialChecksums = config.partialChecksums ?? config.offload;
   }
 
   /** For our MSS option: what can be received, options not counted (RFC 6691). */
@@ -41,8 +43,9 @@ export class Path {
     this.sender.setMss(Math.max(mss, LEAST), this.headers + options, this.offload);
   }
 
-  handleRoute(mtu: number, offload: boolean): void {
+  handleRoute(mtu: number, offload: boolean, partialChecksums: boolean): void {
     this.offload = offload;
+    this.partialChecksums = partialChecksums;
     this.soft = 'none';
     this.mtu.handleRoute(mtu);
   }

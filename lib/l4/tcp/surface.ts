@@ -45,7 +45,7 @@ export interface TcpSurface {
    */
   handleIcmp(now: Micros, kind: IcmpKind, sequence: number, mtu: number): void;
   /** The route changed, or the network is back: MTU and offload as now known; what waits for a timeout is sent at once. */
-  handlePath(now: Micros, mtu: number, offload: boolean): void;
+  handlePath(now: Micros, mtu: number, offload: boolean, partialChecksums?: boolean): void;
 
   // ---- commands: from the application -------------------------------------------------------------------------
   /**

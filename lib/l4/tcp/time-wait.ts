@@ -29,7 +29,7 @@ export class TimeWait {
     private readonly sndNxt: Seq,
     receiver: Receiver,
     ts: Timestamps,
-    private readonly offload: boolean,
+    private readonly partialChecksums: boolean,
     now: Micros,
   ) {
     this.rcvNxt = receiver.nxt;
@@ -79,7 +79,7 @@ export class TimeWait {
       fields.tsval = (Math.floor(now / 1000) + this.config.tsOffset) | 0;
       fields.tsecr = this.tsRecent;
     }
-    emitBare(out, this.config, fields, this.offload);
+    emitBare(out, this.config, fields, this.partialChecksums);
     return true;
   }
 }

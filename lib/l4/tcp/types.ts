@@ -89,6 +89,8 @@ export interface TcpConfig {
   /** Largest IP packet of the path, and whether it takes super-packets and partial checksums. `handlePath` changes them. */
   readonly mtu: number;
   readonly offload: boolean;
+  /** Whether it takes partial checksums on ordinary packets. **Default:** as `offload`. */
+  readonly partialChecksums?: boolean;
   readonly random: Random;
   /** Shared by all connections of a stack (one object, not copied): a connection keeps only what was changed by command. */
   readonly options: Readonly<TcpOptions>;

@@ -2,13 +2,13 @@
 
 import type { Slab, SlabPool } from '../../core/index.js';
 
-/** Output of every L4 core. `reserve`, write the frame into `bytes` from the offset it returned, then `commit`. */
+/** Output of every L4 core. `reserve`, write the frame (or several, back to back) into `bytes` from the offset it returned, then `commit`. */
 export interface PacketWriter {
   /** Valid from `reserve` to the next `reserve`. */
   readonly bytes: Uint8Array;
-  /** Room for a frame of `length` bytes, header included; returns the offset of its header. */
+  /** Room for frames of `length` bytes, headers included; returns the offset of the first header. */
   reserve(length: number): number;
-  /** The frame is whole and ends at `end`. */
+  /** The frames are whole, and the last one ends at `end`. */
   commit(end: number): void;
 }
 
@@ -23,8 +23,6 @@ export class SlabWriter implements PacketWriter {
   private end = 0;
   /** Slabs that are full and not yet sent: [start of the unsent frames, their end]. */
   private readonly full: { slab: Slab; start: number; end: number }[] = [];
-  /** Frames written since construction. */
-  frames = 0;
 
   /** `send` is called with whole frames back to back; it retains the slab if it keeps it. */
   constructor(
@@ -39,7 +37,6 @@ export class SlabWriter implements PacketWriter {
 
   commit(end: number): void {
     this.end = end;
-    this.frames++;
   }
 
   /** Bytes written and not flushed. */

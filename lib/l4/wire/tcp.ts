@@ -4,7 +4,8 @@
 // `parse` checks every length once, so the fields can be used without further checks. It shows whatever the packet
 // says; what is allowed is decided by lib/l4/tcp.
 
-import { gsoSizeAt, HEADER, lengthAt } from '../../core/index.js';
+import { Flag, gsoSizeAt, HEADER, lengthAt } from '../../core/index.js';
+import { checksum, pseudoSum4, pseudoSum6 } from '../../l3/wire/checksum.js';
 import type { Seq } from '../tcp/seq.js';
 
 export const PROTOCOL_TCP = 6;
@@ -79,7 +80,7 @@ export class TcpSegment {
 
   /**
    * Reads the frame at `off`; its IP header has been validated by L3. False: not a whole TCP segment (drop, count).
-   * The checksum is not looked at (see verifyTcpChecksum).
+   * The checksum is not looked at (see tcpChecksumGood).
    */
   parse(buf: Uint8Array, off: number): boolean {
     const ip = off + HEADER;
@@ -166,6 +167,13 @@ export class TcpSegment {
 }
 
 const EMPTY = new Uint8Array(0);
+
+/** Whether the checksum of the segment `tcp` to `end` in the frame at `off` is good, or left to offload. */
+export function tcpChecksumGood(buf: Uint8Array, off: number, tcp: number, end: number): boolean {
+  if ((buf[off + 1]! & Flag.partialChecksum) !== 0) return true;
+  const sum = buf[off + HEADER]! >> 4 === 4 ? pseudoSum4 : pseudoSum6;
+  return checksum(buf, tcp, end, sum(buf, off + HEADER, PROTOCOL_TCP, end - tcp)) === 0;
+}
 
 /** Offset of the TCP header behind hop-by-hop, routing and destination options (RFC 8200 §4.1), or -1. */
 function skipExtensionHeaders(buf: Uint8Array, ip: number, end: number): number {
