@@ -47,7 +47,6 @@ import {
   type Port,
   parseAddress,
   parsePrefix,
-  prefixHas,
   type Route,
   type RouteKind,
   Router,
@@ -295,9 +294,8 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
           this.emit('addresses', texts);
         },
         onPrefixes: ({ added, removed }) => this.network?.routes(added, removed),
-        onRoutes: () => {
-          if (this.listenerCount('routes') > 0) this.emit('routes', this.routes());
-        },
+        onRoutes: () => this.tellRoutes(),
+        onNames: () => this.tellRoutes(),
         onMtu: (tenantMtu) => this.network?.mtu(Math.min(tenantMtu, this.link.mtu)),
         onRefused: (reason, prefixes) => {
           logger.error({ code: reason.code, prefixes: prefixes.map(formatPrefix) }, `refused: ${reason.message}`);
@@ -482,23 +480,22 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
     this.hold.unref();
   }
 
+  private tellRoutes(): void {
+    if (this.listenerCount('routes') > 0) this.emit('routes', this.routes());
+  }
+
   /** Addresses of a node of the own tenant, by its name. */
   private resolve(name: string): string[] {
     const suffix = `.${this.tenant}.kubebus`;
     const node = name.endsWith(suffix) ? name.slice(0, -suffix.length) : name;
     if (node === this.node) return [...this.addresses];
     if (node === this.link.peer.node) return [...this.gateway];
-    return this.control.routes
-      .filter((r) => r.kind === 'edge' && r.node === node && r.prefix.length === r.prefix.address.length * 8)
-      .map((r) => formatAddress(r.prefix.address));
+    return this.control.addressesOf(node).map(formatAddress);
   }
 
   private peerOf(address: string): { tenant: string; node: string } | undefined {
-    const bytes = parseAddress(address);
-    const best = this.control.routes
-      .filter((r) => prefixHas(r.prefix, bytes))
-      .reduce<Route | undefined>((a, b) => (a === undefined || b.prefix.length > a.prefix.length ? b : a), undefined);
-    return best === undefined ? undefined : { tenant: this.tenant, node: best.node };
+    const node = this.control.nodeOf(parseAddress(address));
+    return node === undefined ? undefined : { tenant: this.tenant, node };
   }
 
   private openHost(tun: TunDevice, mtu: number): Port {

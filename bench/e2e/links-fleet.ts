@@ -9,7 +9,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { cloudNames, createAuthority, nodeNames, save } from '../../lib/join/driver/pki.js';
 import type { LinksFigure } from './links.js';
-import type { HubCpu } from './links-hub.js';
+import type { HubCpu } from './links-cpu.js';
 import type { Back, FleetOrder, NodeOf } from './links-nodes.js';
 import { freePort } from './links-port.js';
 
@@ -17,6 +17,7 @@ const PROCESSES = 2;
 /** Joins at a time of each process. */
 const PARALLEL = 16;
 const HUB = fileURLToPath(new URL('./links-hub.ts', import.meta.url));
+const BARE = fileURLToPath(new URL('./links-bare.ts', import.meta.url));
 const NODES = fileURLToPath(new URL('./links-nodes.ts', import.meta.url));
 const EXEC = ['--import', 'tsx'];
 
@@ -28,7 +29,9 @@ export async function fleetFigures(
 ): Promise<LinksFigure[]> {
   const dir = await mkdtemp(join(tmpdir(), 'kubebus-bench-'));
   try {
-    const tls = await restart(await certificates(join(dir, 'pki'), count), dir, 'tls', outageMs, log);
+    const secure = await certificates(join(dir, 'pki'), count);
+    const bare = await floor(secure, dir, log);
+    const tls = await restart(secure, dir, 'tls', outageMs, log);
     const plain = await restart(
       Array.from({ length: count }, (_, i) => ({ name: `n${i}` })),
       dir,
@@ -37,7 +40,7 @@ export async function fleetFigures(
       log,
     );
     const tokens = await byToken(Math.max(10, count >> 2), dir, log);
-    return [...tls.map(([figure, value], i): LinksFigure => ({ figure, values: [value, plain[i]![1]] })), tokens];
+    return [...tls.map(([figure, value], i): LinksFigure => ({ figure, values: [value, plain[i]![1]] })), bare, tokens];
   } finally {
     await rm(dir, { recursive: true, force: true });
   }
@@ -57,8 +60,8 @@ async function certificates(dir: string, count: number): Promise<NodeOf[]> {
   return nodes;
 }
 
-async function hubUp(args: readonly string[]): Promise<ChildProcess> {
-  const hub = fork(HUB, args, { execArgv: EXEC });
+async function hubUp(args: readonly string[], program = HUB): Promise<ChildProcess> {
+  const hub = fork(program, args, { execArgv: EXEC });
   await once(hub, 'message');
   return hub;
 }
@@ -83,7 +86,13 @@ async function order<T>(child: ChildProcess, what: FleetOrder): Promise<T> {
 }
 
 /** Seconds until all have joined. */
-async function joinAll(fleet: readonly ChildProcess[], nodes: readonly NodeOf[], port: number, dir: string) {
+async function joinAll(
+  fleet: readonly ChildProcess[],
+  nodes: readonly NodeOf[],
+  port: number,
+  dir: string,
+  what: 'join' | 'bare' = 'join',
+) {
   const share = Math.ceil(nodes.length / fleet.length);
   // They have started up.
   await Promise.all(fleet.map((child) => order(child, { do: 'stop' })));
@@ -91,7 +100,7 @@ async function joinAll(fleet: readonly ChildProcess[], nodes: readonly NodeOf[],
   const ends = await Promise.all(
     fleet.map((child, i) =>
       order<number>(child, {
-        do: 'join',
+        do: what,
         port,
         dir,
         parallel: PARALLEL,
@@ -100,6 +109,23 @@ async function joinAll(fleet: readonly ChildProcess[], nodes: readonly NodeOf[],
     ),
   );
   return (Math.max(...ends) - start) / 1_000;
+}
+
+/** What two processes and a server of Node's own take for as many TLS handshakes, both with certificates. */
+async function floor(nodes: readonly NodeOf[], dir: string, log: (line: string) => void): Promise<LinksFigure> {
+  const port = await freePort();
+  const server = await hubUp([String(port), join(dir, 'pki')], BARE);
+  const fleet = Array.from({ length: PROCESSES }, () => fork(NODES, { execArgv: EXEC }));
+  try {
+    const before = await cpuOf(server);
+    const seconds = await joinAll(fleet, nodes, port, dir, 'bare');
+    const cpu = (await cpuOf(server)).cpu - before.cpu;
+    log(`  bare TLS: ${nodes.length} connected in ${seconds.toFixed(1)} s, server ${cpu.toFixed(1)} s of CPU`);
+    const figure = `for comparison: ${nodes.length} bare TLS connections in the same way; CPU of the server`;
+    return { figure, values: [`${seconds.toFixed(1)} s; ${cpu.toFixed(1)} s`, '-'] };
+  } finally {
+    await Promise.all([server, ...fleet].map(killed));
+  }
 }
 
 type Row = [figure: string, value: string];
@@ -140,8 +166,8 @@ async function restart(
       ['all answered by the hub again', `${answered.toFixed(1)} s`],
       ['CPU of the hub until then', `${(after.cpu - fresh.cpu).toFixed(1)} s`],
       [
-        'resident memory of the hub: before, after, most',
-        `${fresh.rss.toFixed(0)}, ${after.rss.toFixed(0)}, ${after.peak.toFixed(0)} MiB`,
+        'resident memory of the hub: before, after, most; heap and buffers after',
+        `${fresh.rss.toFixed(0)}, ${after.rss.toFixed(0)}, ${after.peak.toFixed(0)}; ${after.heap.toFixed(0)} MiB`,
       ],
     ];
   } finally {

@@ -7,14 +7,7 @@ import { join } from 'node:path';
 import { KubeBusCloud } from '../../lib/index.js';
 import { openJoinAuthority } from '../../lib/join/index.js';
 import { tcpTransport } from '../../transports/tcp.js';
-
-export interface HubCpu {
-  /** Seconds so far. */
-  readonly cpu: number;
-  /** MiB: now, and the most so far. */
-  readonly rss: number;
-  readonly peak: number;
-}
+import { hubCpu } from './links-cpu.js';
 
 const [port, stateDir, how] = process.argv.slice(2);
 const pem = (file: string) => readFileSync(join(how!, file), 'utf8');
@@ -42,12 +35,8 @@ const cloud = await KubeBusCloud.start({
 process.on('disconnect', () => process.exit(0));
 process.on('message', (order: string | { tokens: number }) => {
   if (typeof order !== 'string') void tokens(order.tokens);
-  else if (order === 'cpu') {
-    const { user, system } = process.cpuUsage();
-    const peak = process.resourceUsage().maxRSS / 1024;
-    const reply: HubCpu = { cpu: (user + system) / 1e6, rss: process.memoryUsage.rss() / 2 ** 20, peak };
-    process.send?.(reply);
-  } else memory();
+  else if (order === 'cpu') process.send?.(hubCpu());
+  else memory();
 });
 process.send?.('up');
 

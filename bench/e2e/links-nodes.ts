@@ -2,6 +2,7 @@
 
 import { once } from 'node:events';
 import { join } from 'node:path';
+import tls from 'node:tls';
 import { KubeBusNode } from '../../lib/index.js';
 import { tcpTransport } from '../../transports/tcp.js';
 
@@ -15,7 +16,8 @@ export interface NodeOf {
 
 export type FleetOrder =
   | {
-      readonly do: 'join';
+      /** `bare`: a TLS connection and no more. */
+      readonly do: 'join' | 'bare';
       readonly port: number;
       readonly dir: string;
       readonly parallel: number;
@@ -31,6 +33,15 @@ export interface Back {
 }
 
 const nodes: KubeBusNode[] = [];
+const sockets: tls.TLSSocket[] = [];
+
+async function connectBare(port: number, { tls: pem }: NodeOf): Promise<tls.TLSSocket> {
+  const socket = tls.connect({ host: '127.0.0.1', port, ...pem, minVersion: 'TLSv1.3', servername: '' });
+  // The byte that the server says once it has seen our certificate.
+  await once(socket, 'data');
+  socket.on('error', () => {});
+  return socket;
+}
 
 function joinOne(port: number, dir: string, { name, tls, token }: NodeOf): Promise<KubeBusNode> {
   if (token !== undefined) return KubeBusNode.join({ token, node: name, stateDir: join(dir, name) });
@@ -42,11 +53,12 @@ function joinOne(port: number, dir: string, { name, tls, token }: NodeOf): Promi
   });
 }
 
-async function joinAll(order: Extract<FleetOrder, { do: 'join' }>): Promise<number> {
+async function joinAll(order: Extract<FleetOrder, { readonly nodes: NodeOf[] }>): Promise<number> {
   const waiting = [...order.nodes];
   const worker = async () => {
     for (let next = waiting.shift(); next !== undefined; next = waiting.shift()) {
-      nodes.push(await joinOne(order.port, order.dir, next));
+      if (order.do === 'bare') sockets.push(await connectBare(order.port, next));
+      else nodes.push(await joinOne(order.port, order.dir, next));
     }
   };
   await Promise.all(Array.from({ length: order.parallel }, worker));
@@ -74,7 +86,7 @@ async function stop(): Promise<null> {
 }
 
 process.on('message', (order: FleetOrder) => {
-  const done = order.do === 'join' ? joinAll(order) : order.do === 'back' ? back() : stop();
+  const done = order.do === 'back' ? back() : order.do === 'stop' ? stop() : joinAll(order);
   done.then(
     (result) => process.send!({ result }),
     (error: unknown) => process.send!({ error: error instanceof Error ? error.message : String(error) }),

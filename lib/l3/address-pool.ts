@@ -85,6 +85,11 @@ export class AddressPool {
     return this.nodes.size;
   }
 
+  /** All nodes with their addresses, in the order of the record. */
+  all(): Iterable<readonly [node: string, addresses: readonly Uint8Array[]]> {
+    return this.nodes;
+  }
+
   addressesOf(node: string): readonly Uint8Array[] {
     return this.nodes.get(node) ?? [];
   }

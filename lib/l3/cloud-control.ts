@@ -2,14 +2,16 @@
 // programs the tenant's VRF. docs/spec/control.md tells the conversation.
 //
 // All changes of one turn go out as one increment, encoded once and sent to every node as it is: a node skips its own
-// routes. So 200 nodes with 100 routes each cost 200 messages a turn, not 200 x 200 x 100.
+// routes. So 200 nodes with 100 routes each cost 200 messages a turn, not 200 x 200 x 100. The nodes' addresses go apart
+// from the routes, as a list of names (name-book.ts): they do not change when nodes come and go.
 
 import { KubeBusError, type L3ErrorCode, type Logger, type Micros, MS, NEVER, silentLogger } from '../core/index.js';
-import { formatPrefix, hostPrefix, type Prefix, prefixContains, prefixKey, samePrefix } from './address.js';
+import { formatPrefix, hostPrefix, type Prefix, prefixContains, prefixKey } from './address.js';
 import type { AddressPool } from './address-pool.js';
 import { type ControlLimits, DEFAULT_CONTROL_LIMITS, type NodeSession, type NodeUp } from './control.js';
-import { chunkRoutes, decodeControl, encodeControl } from './control-codec.js';
+import { chunkRoutes, decodeControl, encodeControl, type NamesKnown } from './control-codec.js';
 import { TokenBucket } from './icmp.js';
+import { NameBook } from './name-book.js';
 import type { Port } from './port.js';
 import type { Route } from './route.js';
 import { overlapping, RouteRegistry } from './route-registry.js';
@@ -51,6 +53,7 @@ export class CloudControl {
     rateLimited: 0,
     refusedRoutes: 0,
     updates: 0,
+    nameUpdates: 0,
   };
   private readonly vrf: Vrf;
   private readonly pool: AddressPool;
@@ -62,8 +65,11 @@ export class CloudControl {
   private readonly onPrefixes: CloudControlOptions['onPrefixes'];
   private readonly logger: Logger;
   private readonly registry = new RouteRegistry();
-  /** The nodes' addresses as routes, by node: told to all, so that names and peers can be found. */
-  private readonly addressRoutes = new Map<string, readonly Route[]>();
+  /** The addresses of all nodes that the pool remembers: told to all, so that names and peers can be found. */
+  private readonly book: NameBook;
+  /** Bytes of names that may be sent yet in this turn. */
+  private nameBudget: number;
+  private nextTold = 0;
   private readonly sessions = new Map<string, Session>();
   /** Nodes whose link is down and whose routes are still announced, with the time at which that ends. */
   private readonly held = new Map<string, Micros>();
@@ -85,6 +91,8 @@ export class CloudControl {
     this.onRecord = options.onRecord ?? (() => {});
     this.onPrefixes = options.onPrefixes;
     this.logger = options.logger ?? silentLogger;
+    this.book = new NameBook(this.pool.all());
+    this.nameBudget = this.limits.nameBytesPerTurn;
     this.vrf.setAddresses(this.pool.gateway);
   }
 
@@ -114,8 +122,7 @@ export class CloudControl {
     for (const [node, until] of this.held) {
       if (until > now) continue;
       this.held.delete(node);
-      // Back, but it has not said (yet) what it originates: its address stays.
-      this.withdrawAll(node, this.sessions.has(node));
+      this.withdrawAll(node);
     }
   }
 
@@ -132,6 +139,7 @@ export class CloudControl {
     this.held.delete(node);
     this.withdrawAll(node);
     if (!this.pool.forget(node)) return false;
+    this.name(node);
     this.onRecord();
     // Somebody may have been waiting for the place.
     for (const session of this.sessions.values()) if (session.waiting !== null) this.register(session, session.waiting);
@@ -154,7 +162,7 @@ export class CloudControl {
     if (message === null) {
       this.counters.malformed++;
       this.logger.warn({ tenant: this.tenant, node: session.node }, 'malformed control message');
-    } else if (message.type === 'register') this.register(session, message.addresses);
+    } else if (message.type === 'register') this.register(session, message.addresses, message.names);
     else if (message.type === 'advertise') {
       // A set is only meaningful from a node that has its addresses, or waits for them.
       if (!session.registered && session.waiting === null) this.counters.unexpected++;
@@ -169,7 +177,7 @@ export class CloudControl {
     // The VRF's routes go with the port; what is held is only the announcement, so that a short break is no storm.
     for (const route of session.routes) this.unprogram(session.port, route);
     this.unassign(session);
-    this.held.set(session.node, now + this.hold);
+    if (this.registry.routesOf(session.node).size > 0) this.held.set(session.node, now + this.hold);
   }
 
   unassign(session: Session): void {
@@ -187,7 +195,9 @@ export class CloudControl {
     this.vrf.routes.remove({ prefix: route.prefix, port: port.id, origin: 'advertised', node: route.node });
   }
 
-  private register(session: Session, wanted: readonly Uint8Array[]): void {
+  private register(session: Session, wanted: readonly Uint8Array[], names?: NamesKnown): void {
+    session.named = names === undefined ? 0 : this.book.cursor(names.count, names.digest);
+    session.generation = this.book.generation;
     const before = this.pool.revision;
     try {
       this.unassign(session);
@@ -197,12 +207,14 @@ export class CloudControl {
       session.addresses = [];
       session.registered = false;
       session.waiting = wanted;
-      this.announceAddresses(session);
       this.logger.warn({ tenant: this.tenant, node: session.node, code }, message);
       session.send(encodeControl({ type: 'refusal', code, message, prefixes: [] }));
       return;
     }
-    if (this.pool.revision !== before) this.onRecord();
+    if (this.pool.revision !== before) {
+      this.name(session.node);
+      this.onRecord();
+    }
     session.registered = true;
     session.waiting = null;
     for (const address of session.addresses) {
@@ -216,12 +228,12 @@ export class CloudControl {
       });
     }
     this.setSources(session);
-    this.announceAddresses(session);
     const { addresses } = session;
     const { prefixes: pools, gateway } = this.pool;
     session.send(encodeControl({ type: 'assign', addresses, pools, mtu: this.mtu, gateway }));
     // What is not yet flushed may be in the snapshot already; the increment that follows repeats it, which changes nothing.
     for (const message of this.encodedSnapshot()) session.send(message);
+    if (!this.tellNames(session)) this.flushSoon();
     if (session.wanted.length > 0) this.apply(session);
   }
 
@@ -328,32 +340,45 @@ export class CloudControl {
     this.change(route, true);
   }
 
-  private withdrawAll(node: string, keepAddresses = false): void {
+  private withdrawAll(node: string): void {
     for (const route of this.registry.routesOf(node).values()) this.withdraw(route);
-    if (keepAddresses) return;
-    for (const route of this.addressRoutes.get(node) ?? []) this.change(route, true);
-    this.addressRoutes.delete(node);
   }
 
-  private announceAddresses(session: Session): void {
-    const { node } = session;
-    const before = this.addressRoutes.get(node) ?? [];
-    const now = session.addresses.map((a): Route => ({ prefix: hostPrefix(a), kind: 'edge', metric: 0, node }));
-    for (const route of before) if (!now.some((r) => samePrefix(r.prefix, route.prefix))) this.change(route, true);
-    for (const route of now) if (!before.some((r) => samePrefix(r.prefix, route.prefix))) this.change(route, false);
-    if (now.length > 0) this.addressRoutes.set(node, now);
-    else this.addressRoutes.delete(node);
+  /** Puts what the pool has for the node into the book. */
+  private name(node: string): void {
+    if (this.book.set(node, this.pool.addressesOf(node))) this.flushSoon();
+  }
+
+  /** Sends a node the names that it has not got, as far as the budget of this turn goes. False: there are more. */
+  private tellNames(session: Session): boolean {
+    if (session.generation !== this.book.generation) {
+      session.generation = this.book.generation;
+      session.named = 0;
+    }
+    while (this.nameBudget > 0) {
+      const part = this.book.next(session.named);
+      if (part === null) return true;
+      session.send(part.message);
+      session.named = part.to;
+      this.nameBudget -= part.message.length;
+      this.counters.nameUpdates++;
+    }
+    return session.named === this.book.count;
   }
 
   private change(route: Route, withdrawn: boolean): void {
     // A snapshot from before the change stays good: whoever gets it gets the increment too.
     this.changes.set(`${prefixKey(route.prefix)} ${route.node}`, { route, withdrawn });
+    this.flushSoon();
+  }
+
+  private flushSoon(): void {
     if (this.scheduled) return;
     this.scheduled = true;
     this.defer(() => this.flush());
   }
 
-  /** Sends what changed in this turn to all nodes. */
+  /** Sends what changed since the last one to all nodes. */
   private flush(): void {
     this.scheduled = false;
     if (this.recheck) {
@@ -361,11 +386,28 @@ export class CloudControl {
       this.recheck = false;
       for (const session of this.sessions.values()) if (session.retry) this.apply(session);
     }
+    this.flushRoutes();
+    this.flushNames();
+  }
+
+  private flushNames(): void {
+    this.nameBudget = this.limits.nameBytesPerTurn;
+    const sessions = [...this.sessions.values()].filter((session) => session.registered);
+    for (let i = 0; i < sessions.length; i++) {
+      const at = (this.nextTold + i) % sessions.length;
+      if (this.tellNames(sessions[at]!)) continue;
+      // Whose turn it is not in this one begins the next.
+      this.nextTold = at;
+      return this.flushSoon();
+    }
+  }
+
+  private flushRoutes(): void {
     if (this.changes.size === 0) return;
     const all = [...this.changes.values()];
     this.changes.clear();
     if (this.onPrefixes !== undefined) {
-      const prefixes = all.filter((c) => c.route.kind !== 'edge').map((c) => c.route.prefix);
+      const prefixes = all.map((c) => c.route.prefix);
       const added = prefixes.filter((p) => this.registry.has(p));
       if (prefixes.length > 0) this.onPrefixes({ added, removed: prefixes.filter((p) => !this.registry.has(p)) });
     }
@@ -388,7 +430,7 @@ export class CloudControl {
   private encodedSnapshot(): readonly Uint8Array[] {
     if (this.snapshot === null || this.snapshot.revision !== this.revision) {
       const { revision } = this;
-      const parts = chunkRoutes([...[...this.addressRoutes.values()].flat(), ...this.registry.routes]);
+      const parts = chunkRoutes(this.registry.routes);
       const messages = parts.map((add, i) =>
         encodeControl({ type: 'routes', revision, snapshot: i === 0, add, withdraw: [], more: i < parts.length - 1 }),
       );
@@ -405,6 +447,9 @@ class Session implements NodeSession {
   addresses: readonly Uint8Array[] = [];
   routes: readonly Route[] = [];
   registered = false;
+  /** How far it has the list of names, of which generation of the book. */
+  named = 0;
+  generation = -1;
   /** What a node asked for that got no address; it gets one when a place becomes free. */
   waiting: readonly Uint8Array[] | null = null;
   // Advertise messages that are not complete yet, and how many routes they had in all.

@@ -14,8 +14,31 @@ export interface Assignment {
   readonly gateway: readonly Uint8Array[];
 }
 
+/** How much of the list of names somebody has. */
+export interface NamesKnown {
+  readonly count: number;
+  readonly digest: Uint8Array;
+}
+
+/** The next part of the list of names (name-book.ts, name-view.ts). */
+export interface NamesUpdate {
+  readonly from: number;
+  readonly to: number;
+  /** Of the first `to` entries. */
+  readonly digest: Uint8Array;
+  /** The entries, still encoded: decodeNames. */
+  readonly list: Uint8Array;
+  readonly more: boolean;
+}
+
+export interface NameEntry {
+  readonly node: string;
+  /** None: forgotten. */
+  readonly addresses: readonly Uint8Array[];
+}
+
 export type ControlMessage =
-  | { readonly type: 'register'; readonly addresses: readonly Uint8Array[] }
+  | { readonly type: 'register'; readonly addresses: readonly Uint8Array[]; readonly names?: NamesKnown }
   | { readonly type: 'advertise'; readonly revision: number; readonly routes: readonly Route[]; readonly more: boolean }
   | ({ readonly type: 'assign' } & Assignment)
   | {
@@ -27,6 +50,7 @@ export type ControlMessage =
       readonly more: boolean;
     }
   | { readonly type: 'refusal'; readonly code: string; readonly message: string; readonly prefixes: readonly Prefix[] }
+  | ({ readonly type: 'names' } & NamesUpdate)
   /** A body that this version does not know: ignored. */
   | { readonly type: 'unknown' };
 
@@ -38,7 +62,10 @@ const MAX_NAME = 253;
 /** Messages are cut at this many bytes of routes, so that a long set does not hold up keepalives. */
 const CHUNK_BYTES = 24 * 1024;
 
-const { Message } = kubebus.l3;
+/** Digests longer than this are none of ours. */
+const MAX_DIGEST = 32;
+
+const { Message, NameList } = kubebus.l3;
 
 export function encodeControl(message: Exclude<ControlMessage, { type: 'unknown' }>): Uint8Array {
   return Message.encode(toWire(message)).finish();
@@ -48,6 +75,23 @@ export function encodeControl(message: Exclude<ControlMessage, { type: 'unknown'
 export function decodeControl(bytes: Uint8Array): ControlMessage | null {
   try {
     return fromWire(Message.decode(bytes));
+  } catch {
+    return null;
+  }
+}
+
+/** One entry of a NameList; entries behind each other are a NameList too. */
+export function encodeName(node: string, addresses: readonly Uint8Array[]): Uint8Array {
+  return NameList.encode({ names: [{ node, addresses: [...addresses] }] }).finish();
+}
+
+/** The entries, or null where the bytes are no list. */
+export function decodeNames(list: Uint8Array): NameEntry[] | null {
+  try {
+    return NameList.decode(list).names.map(({ node, addresses }) => {
+      if (!node || node.length > MAX_NAME) throw new RangeError('name');
+      return { node, addresses: (addresses ?? []).map(address) };
+    });
   } catch {
     return null;
   }
@@ -72,7 +116,12 @@ export function chunkRoutes(routes: readonly Route[]): Route[][] {
 function toWire(message: Exclude<ControlMessage, { type: 'unknown' }>): kubebus.l3.Message.$Properties {
   switch (message.type) {
     case 'register':
-      return { register: { addresses: [...message.addresses] } };
+      return {
+        register: {
+          addresses: [...message.addresses],
+          ...(message.names === undefined ? {} : { names: message.names.count, namesDigest: message.names.digest }),
+        },
+      };
     case 'advertise':
       return { advertise: { ...message, routes: message.routes.map(routeToWire) } };
     case 'assign': {
@@ -85,12 +134,20 @@ function toWire(message: Exclude<ControlMessage, { type: 'unknown' }>): kubebus.
     }
     case 'refusal':
       return { refusal: { ...message, prefixes: [...message.prefixes] } };
+    case 'names': {
+      const { from, to, digest, list, more } = message;
+      return { names: { from, to, digest, list, more } };
+    }
   }
 }
 
 function fromWire(wire: kubebus.l3.Message): ControlMessage {
-  const { register, advertise, assign, routes, refusal } = wire;
-  if (register) return { type: 'register', addresses: (register.addresses ?? []).map(address) };
+  const { register, advertise, assign, routes, refusal, names } = wire;
+  if (register) {
+    const addresses = (register.addresses ?? []).map(address);
+    if (!register.names) return { type: 'register', addresses };
+    return { type: 'register', addresses, names: { count: register.names, digest: digest(register.namesDigest) } };
+  }
   if (advertise) {
     const routes = (advertise.routes ?? []).map(routeFromWire);
     return { type: 'advertise', revision: advertise.revision ?? 0, more: advertise.more ?? false, routes };
@@ -123,7 +180,23 @@ function fromWire(wire: kubebus.l3.Message): ControlMessage {
       prefixes: (refusal.prefixes ?? []).map(prefix),
     };
   }
+  if (names) {
+    const { from, to, list, more } = names;
+    return {
+      type: 'names',
+      from: from ?? 0,
+      to: to ?? 0,
+      digest: digest(names.digest),
+      list: Uint8Array.from(list ?? []),
+      more: more ?? false,
+    };
+  }
   return { type: 'unknown' };
+}
+
+function digest(bytes: Uint8Array | null | undefined): Uint8Array {
+  if ((bytes?.length ?? 0) > MAX_DIGEST) throw new RangeError('digest');
+  return Uint8Array.from(bytes ?? []);
 }
 
 function routeToWire(route: Route): kubebus.l3.Route.$Properties {

@@ -13,6 +13,13 @@ export interface ControlLimits {
   readonly routesPerNode: number;
   /** Advertised routes of a tenant in all. Beyond: ERR_ROUTE_LIMIT. **Default:** 65536. */
   readonly routesPerTenant: number;
+  /** Bytes of the list of names that a node keeps of its tenant; beyond: counted, and those names stay unknown. **Default:** 16 MiB. */
+  readonly nameBytes: number;
+  /**
+   * Bytes of names that the cloud sends to a tenant's nodes in one turn; the rest waits for the next. **Default:** 4 MiB. What many that
+   * come together are to learn of each other is so bounded in memory, and late instead of in the way of their addresses.
+   */
+  readonly nameBytesPerTurn: number;
   /** Bytes of one control message, either way. **Default:** 65536, the most L2 carries. */
   readonly messageBytes: number;
   /** Control messages taken from one peer per second on average, and at once; beyond: counted and ignored. **Default:** 50 and 200. */
@@ -24,6 +31,8 @@ export const DEFAULT_CONTROL_LIMITS: ControlLimits = {
   nodesPerTenant: 65_536,
   routesPerNode: 1024,
   routesPerTenant: 65_536,
+  nameBytes: 16 << 20,
+  nameBytesPerTurn: 4 << 20,
   messageBytes: 65_536,
   messagesPerSecond: 50,
   messageBurst: 200,
@@ -62,8 +71,10 @@ export interface NodeControlEvents {
   }): void;
   /** Prefixes that are now (not any more) reached through the overlay: pools and all routes not our own. For the kernel's table. */
   onPrefixes(change: { added: readonly Prefix[]; removed: readonly Prefix[] }): void;
-  /** The routes of the tenant as seen by this node changed. */
+  /** The routes of the tenant as seen by this node changed; of the nodes' addresses see onNames. */
   onRoutes(change: { added: readonly Route[]; removed: readonly Route[] }): void;
+  /** There is news of whose addresses are whose. */
+  onNames(): void;
   /** The cloud's MTU for this tenant. */
   onMtu(mtu: number): void;
   /** The cloud refused something that we asked for; side 'remote'. */

@@ -4,8 +4,9 @@
 import { type ErrorCode, KubeBusError, type Micros } from '../core/index.js';
 import { addressKey, hostPrefix, type Prefix, prefixHas, prefixKey } from './address.js';
 import { type ControlLimits, DEFAULT_CONTROL_LIMITS, type NodeControlEvents } from './control.js';
-import { type Assignment, chunkRoutes, decodeControl, encodeControl } from './control-codec.js';
+import { type Assignment, chunkRoutes, decodeControl, encodeControl, type NamesUpdate } from './control-codec.js';
 import { TokenBucket } from './icmp.js';
+import { NameView } from './name-view.js';
 import type { Port } from './port.js';
 import type { Route } from './route.js';
 import type { Vrf } from './vrf.js';
@@ -38,6 +39,7 @@ export class NodeControl {
     tooLong: 0,
     rateLimited: 0,
     routesBeyondLimit: 0,
+    namesBeyondLimit: 0,
     refusals: 0,
   };
   private readonly node: string;
@@ -55,7 +57,8 @@ export class NodeControl {
   private gatewayAddresses: readonly Uint8Array[] = [];
   private mtuValue = 0;
   private accepted = false;
-  /** Routes of others, by node and prefix. */
+  private readonly names: NameView;
+  /** What lies behind others, by node and prefix. */
   private readonly view = new Map<string, Route>();
   /** Messages of a change that is not complete yet. */
   private staged: { snapshot: boolean; add: Route[]; withdraw: Route[] } | null = null;
@@ -70,6 +73,7 @@ export class NodeControl {
     this.limits = { ...DEFAULT_CONTROL_LIMITS, ...options.limits };
     this.events = options.events ?? {};
     // The cloud sends one increment a turn, and a snapshot in many messages: it is not held to a node's rate, but to some.
+    this.names = new NameView({ bytes: this.limits.nameBytes, entries: this.limits.nodesPerTenant * 4 });
     this.bucket = new TokenBucket(this.limits.messagesPerSecond * 40, this.limits.messageBurst * 40);
     if (options.remembered !== undefined && options.remembered.length > 0) this.useAddresses(options.remembered);
     this.setAdvertised(options.advertise ?? []);
@@ -101,7 +105,27 @@ export class NodeControl {
 
   /** Routes of the other nodes: their addresses (kind 'edge') and what lies behind them. */
   get routes(): readonly Route[] {
-    return [...this.view.values()];
+    const edges = this.names.entries().flatMap(({ node, addresses }) => {
+      if (node === this.node) return [];
+      return addresses.map((a): Route => ({ prefix: hostPrefix(a), kind: 'edge', metric: 0, node }));
+    });
+    return [...edges, ...this.view.values()];
+  }
+
+  /** Addresses of a node of the tenant, connected or not; none: not known. */
+  addressesOf(node: string): readonly Uint8Array[] {
+    return this.names.addressesOf(node);
+  }
+
+  /** The node that has the address, or that routes to it. */
+  nodeOf(address: Uint8Array): string | undefined {
+    const named = this.names.nodeOf(address);
+    if (named !== undefined) return named;
+    let best: Route | undefined;
+    for (const route of this.view.values()) {
+      if (prefixHas(route.prefix, address) && route.prefix.length > (best?.prefix.length ?? -1)) best = route;
+    }
+    return best?.node;
   }
 
   /** The link is up (again): registers and advertises. What is known stays in use until the cloud says otherwise. */
@@ -109,13 +133,15 @@ export class NodeControl {
     this.send = send;
     this.staged = null;
     this.accepted = false;
-    send(encodeControl({ type: 'register', addresses: this.own }));
+    const { known } = this.names;
+    send(encodeControl({ type: 'register', addresses: this.own, ...(known.count === 0 ? {} : { names: known }) }));
     this.sendAdvertise();
   }
 
   linkDown(): void {
     this.send = null;
     this.staged = null;
+    this.names.linkDown();
     this.accepted = false;
   }
 
@@ -140,6 +166,7 @@ export class NodeControl {
     if (message === null) this.counters.malformed++;
     else if (message.type === 'assign') this.assign(message);
     else if (message.type === 'routes') this.stage(message.snapshot, message.add, message.withdraw, message.more);
+    else if (message.type === 'names') this.learn(message);
     else if (message.type === 'refusal') {
       this.counters.refusals++;
       const reason = new KubeBusError(message.code as ErrorCode, message.message, { side: 'remote' });
@@ -168,6 +195,13 @@ export class NodeControl {
       this.events.onMtu?.(message.mtu);
     }
     this.tellKernel();
+  }
+
+  private learn(update: NamesUpdate): void {
+    const outcome = this.names.handle(update);
+    if (outcome === 'gap') this.counters.unexpected++;
+    else if (outcome === 'beyond-limit') this.counters.namesBeyondLimit += update.to - update.from;
+    if (outcome === 'taken') this.events.onNames?.();
   }
 
   /** Pools, and gateway addresses that lie outside of them. */
@@ -220,7 +254,8 @@ export class NodeControl {
     }
     for (const route of withdraw) drop(viewKey(route));
     for (const route of add) {
-      if (route.node === this.node) continue;
+      // Addresses come as names.
+      if (route.node === this.node || route.kind === 'edge') continue;
       const key = viewKey(route);
       const old = this.view.get(key);
       if (old !== undefined && old.metric === route.metric && old.kind === route.kind) continue;
@@ -230,14 +265,11 @@ export class NodeControl {
       }
       if (old !== undefined) drop(key);
       this.view.set(key, route);
-      // A node's address is reached through its pool's route.
-      if (route.kind !== 'edge') this.vrf.routes.add({ ...route, port: this.link.id, origin: 'advertised' });
+      this.vrf.routes.add({ ...route, port: this.link.id, origin: 'advertised' });
       added.push(route);
     }
     if (added.length === 0 && removed.length === 0) return;
     this.events.onRoutes?.({ added, removed });
-    // Addresses come and go with every node of the tenant, and neither router nor kernel has them as routes.
-    if (![...added, ...removed].some((r) => r.kind !== 'edge')) return;
     this.vrf.changed();
     this.tellKernel();
   }
@@ -268,7 +300,7 @@ export class NodeControl {
 
   /** Prefixes behind other nodes. */
   private subnets(): Prefix[] {
-    return [...this.view.values()].filter((r) => r.kind !== 'edge').map((r) => r.prefix);
+    return [...this.view.values()].map((r) => r.prefix);
   }
 
   private tellKernel(): void {
