@@ -3,6 +3,13 @@
 
 import { connectionOptions, passesInResponse } from './headers.js';
 
+/** Authorities by which a service may call itself: its own, the caller's, and the caller's host with its own port (nginx does so). */
+export function ownNames(host: string, authority: string): string[] {
+  const name = host.replace(/:\d*$/, '');
+  const port = /:\d+$/.exec(authority)?.[0] ?? '';
+  return [authority, host, `${name}${port}`, name];
+}
+
 export interface Mend {
   /** Authorities by which the service may call itself; lower-case. */
   readonly hosts: readonly string[];

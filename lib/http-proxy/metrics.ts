@@ -2,19 +2,23 @@
 
 import type { ServiceAddress } from './address.js';
 
-export interface Traffic {
-  readonly tenant: string;
-  readonly node: string;
+/** Sums, as one proxy tells them to another. */
+export interface Passed {
   readonly service: string;
   requests: number;
   /** Answers by first digit of the status; [0]: the caller went away before. */
   readonly statuses: number[];
   bytesIn: number;
   bytesOut: number;
-  active: number;
   /** Sum of durations, for an average. */
   seconds: number;
   readonly buckets: number[];
+}
+
+export interface Traffic extends Passed {
+  readonly tenant: string;
+  readonly node: string;
+  active: number;
 }
 
 /** Upper bounds of durations, seconds. */
@@ -47,6 +51,28 @@ export class Metrics {
       this.services.set(key, traffic);
     }
     return traffic;
+  }
+
+  /** What another proxy counted. */
+  add(address: ServiceAddress, passed: Passed): void {
+    const traffic = this.of(address);
+    traffic.requests += passed.requests;
+    traffic.bytesIn += passed.bytesIn;
+    traffic.bytesOut += passed.bytesOut;
+    traffic.seconds += passed.seconds;
+    traffic.statuses.forEach((_, i) => {
+      traffic.statuses[i]! += passed.statuses[i]!;
+    });
+    traffic.buckets.forEach((_, i) => {
+      traffic.buckets[i]! += passed.buckets[i]!;
+    });
+  }
+
+  /** All that there is, and begins anew. */
+  take(): Traffic[] {
+    const all = this.list();
+    this.services.clear();
+    return all;
   }
 
   refuse(code: string): void {

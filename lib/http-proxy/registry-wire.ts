@@ -2,6 +2,7 @@
 
 import { KubeBusError } from '../core/index.js';
 import { isServiceName } from './address.js';
+import { DURATION_BUCKETS, type Passed } from './metrics.js';
 import { type NodeServices, readService, type ServiceInfo } from './service.js';
 
 /** Node to cloud. */
@@ -22,6 +23,8 @@ export type CloudMessage =
     }
   | ({ readonly type: 'node'; readonly revision: number } & NodeServices)
   | { readonly type: 'gone'; readonly revision: number; readonly tenant: string; readonly node: string }
+  /** What went to the node's services past its own proxy since the last such message. */
+  | { readonly type: 'traffic'; readonly passed: readonly Passed[] }
   | { readonly type: 'refused'; readonly code: string; readonly message: string };
 
 export const MAX_LINE = 256 * 1024;
@@ -97,6 +100,31 @@ export function decodeNodeMessage(line: string): NodeMessage | null {
   }
 }
 
+const isCount = (v: unknown): v is number => typeof v === 'number' && Number.isFinite(v) && v >= 0;
+
+function readCounts(value: unknown, length: number): number[] {
+  if (!Array.isArray(value) || value.length !== length || !value.every(isCount)) throw malformed('bad counts');
+  return value as number[];
+}
+
+function readPassed(value: unknown): Passed[] {
+  if (!Array.isArray(value) || value.length > MAX_SERVICES_PER_NODE) throw malformed('bad traffic');
+  return value.map((v: Record<string, unknown> | null) => {
+    const { service, requests, bytesIn, bytesOut, seconds, statuses, buckets } = v ?? {};
+    if (typeof service !== 'string' || !isServiceName(service)) throw malformed('bad name');
+    const [r, i, o, s] = readCounts([requests, bytesIn, bytesOut, seconds], 4) as [number, number, number, number];
+    return {
+      service,
+      requests: r,
+      bytesIn: i,
+      bytesOut: o,
+      seconds: s,
+      statuses: readCounts(statuses, 6),
+      buckets: readCounts(buckets, DURATION_BUCKETS.length + 1),
+    };
+  });
+}
+
 /** null: a type that this version does not know, which is ignored. */
 export function decodeCloudMessage(line: string): CloudMessage | null {
   const m = parse(line);
@@ -105,6 +133,7 @@ export function decodeCloudMessage(line: string): CloudMessage | null {
     if (typeof m.epoch !== 'string' || !isRevision(m.revision)) throw malformed('bad sync');
     return { type: 'sync', epoch: m.epoch, revision: m.revision, full: m.full === true };
   }
+  if (m.type === 'traffic') return { type: 'traffic', passed: readPassed(m.passed) };
   if (m.type !== 'node' && m.type !== 'gone') return null;
   const { tenant, node, revision } = m;
   if (typeof tenant !== 'string' || !isServiceName(tenant) || typeof node !== 'string' || !isServiceName(node)) {

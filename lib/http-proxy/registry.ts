@@ -4,7 +4,7 @@
 import { KubeBusError } from '../core/index.js';
 import { mayCall } from './access.js';
 import { MAX_SERVICES_PER_NODE } from './registry-wire.js';
-import { type NodeServices, readService, type ServiceInfo, sameService } from './service.js';
+import { type NodeServices, readService, type ServiceInfo, sameService, withoutDirect } from './service.js';
 
 export interface RegistryLimits {
   /** Nodes that are remembered per tenant; beyond it the node that has been offline longest is forgotten. **Default:** 10,000. */
@@ -225,12 +225,12 @@ export class Registry {
 
 /** What a viewer of `tenant` may know of an entry. */
 export function seenBy<T extends NodeServices>(tenant: string, entry: T): T {
-  if (entry.tenant === tenant) return entry;
+  if (entry.tenant === tenant) return { ...entry, services: entry.services.map(withoutDirect) };
   const viewer = { kind: 'tenant', tenant, node: '' } as const;
   // Public services of others can be called, but are not listed: tenants stay unknown to each other.
   const services = entry.services
     .filter((s) => s.grants.includes(tenant) && mayCall(viewer, entry.tenant, s))
-    .map((s) => ({ ...s, grants: [tenant] }));
+    .map((s) => ({ ...withoutDirect(s), grants: [tenant] }));
   return { ...entry, services };
 }
 

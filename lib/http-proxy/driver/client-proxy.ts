@@ -13,10 +13,11 @@ import {
   type ServiceAddress,
 } from '../address.js';
 import { HttpFailure } from '../failure.js';
-import { field, hopFields, MAX_HOPS, requestFields } from '../headers.js';
-import { mendResponse } from '../mend.js';
+import { field, hopFields, identityFields, MAX_HOPS, requestFields } from '../headers.js';
+import { mendResponse, ownNames } from '../mend.js';
 import { Metrics } from '../metrics.js';
 import { type Rate, RateLimiter } from '../rate-limit.js';
+import type { DirectAccess } from '../service.js';
 import { type AccessLog, logAccess, type Seen, track } from './access-log.js';
 import { answerFailure, answerRaw, isHttp2, writeHead } from './answer.js';
 import { exchange, type Plan, type Result } from './exchange.js';
@@ -33,6 +34,15 @@ export interface Route {
   readonly upstream: Upstream;
   /** The next hop believes us when we say who calls. */
   readonly tellCaller: boolean;
+  /** The way past the node's own proxy, where that is worth a connection now. */
+  readonly direct?: DirectWay;
+}
+
+export interface DirectWay {
+  readonly upstream: Upstream;
+  readonly access: DirectAccess;
+  /** What went that way, which the node does not see. */
+  observe(seconds: number, result: Result): void;
 }
 
 export interface ClientProxyOptions {
@@ -142,13 +152,14 @@ export class ClientProxy {
       found.done({ status: 308, bytesIn: 0, bytesOut: 0 });
       return;
     }
-    const plan = this.plan(found, req, route);
+    const slow = expects || field(req.rawHeaders, 'trailer') !== undefined;
+    const plan = this.plan(found, req, route, !slow);
     if (plan instanceof HttpFailure) {
       answerFailure(req, res, plan, found.id);
       found.done({ status: plan.status, bytesIn: 0, bytesOut: 0, error: plan.code });
       return;
     }
-    if (expects || field(req.rawHeaders, 'trailer') !== undefined) slowExchange(req, res, plan, expects);
+    if (slow) slowExchange(req, res, plan, expects);
     else exchange(req, res, plan);
   }
 
@@ -164,7 +175,7 @@ export class ClientProxy {
       refuse(failure);
       found.done({ status: failure.status, bytesIn: 0, bytesOut: 0, error: failure.code });
     };
-    const plan = this.plan(found, req, route);
+    const plan = this.plan(found, req, route, false);
     if (plan instanceof HttpFailure) fail(plan);
     else upgrade(req, socket, head, plan);
   }
@@ -226,61 +237,67 @@ export class ClientProxy {
     return parseAddress(req.url!, host, this.domains);
   }
 
-  private fields({ addressed, seen, host, id }: Known, req: IncomingMessage, extra: string[]): string[] | HttpFailure {
+  private fields(
+    { addressed, seen, host, id }: Known,
+    req: IncomingMessage,
+    { address, tellCaller, direct }: Route,
+  ): string[] | HttpFailure {
     // Between our own proxies the first one has told all there is to tell.
     const inner = this.options.takesAddress === true && addressed.form === 'host';
     const secure = this.tls !== null;
     const { headers, hops } = requestFields(req.rawHeaders, {
       trustClaims: this.options.trustForwarded === true || inner,
       origin: { proto: secure ? 'https' : 'http', host, address: seen.client, prefix: addressed.prefix },
-      host: host === '' ? null : host,
-      extra,
+      host: direct?.access.ownHost === true ? direct.access.authority : host === '' ? null : host,
+      extra:
+        direct === undefined
+          ? hopFields(formatServiceAddress(address), tellCaller ? seen.caller : null)
+          : identityFields(seen.caller),
       requestId: id,
     });
     return hops > MAX_HOPS ? new HttpFailure('ERR_HTTP_LOOP', 'the request goes in circles') : headers;
   }
 
-  private plan(found: Known, req: IncomingMessage, first: Route): Plan | HttpFailure {
+  private plan(found: Known, req: IncomingMessage, first: Route, mayBeDirect: boolean): Plan | HttpFailure {
     const { addressed, seen, host, id, failed } = found;
-    const headers = this.fields(
-      found,
-      req,
-      hopFields(formatServiceAddress(first.address), first.tellCaller ? seen.caller : null),
-    );
-    if (headers instanceof HttpFailure) return headers;
-    let route: Route | HttpFailure | null = first;
     let current = first;
-    const mend = {
-      hosts: [host.toLowerCase()],
-      base: '',
-      prefix: addressed.prefix,
-      path: addressed.target,
-      cookieHost: host.replace(/:\d+$/, '').toLowerCase(),
-    };
-    return {
+    /** Whether the next pick has its fields already. */
+    let ready = true;
+    const plan: Plan & Aim = {
       method: req.method!,
-      path: addressed.target,
-      headers,
+      path: '',
+      headers: [],
       requestId: id,
       bodyLimit: this.limits.bodyBytes,
       pick: () => {
-        if (route === null) {
+        if (!ready) {
           // Another node, where any would do; the same one never twice.
           failed.add(current.address.node);
-          route = this.options.route(addressed, seen.caller, failed);
+          const route = this.options.route(addressed, seen.caller, failed);
           if (route instanceof HttpFailure) return route;
           if (failed.has(route.address.node)) return this.offline(current.address);
+          const failure = aim(route);
+          if (failure !== null) return failure;
         }
-        if (route instanceof HttpFailure) return route;
-        current = route;
-        setAddress(headers, formatServiceAddress(route.address));
-        route = null;
-        return current.upstream;
+        ready = false;
+        return current.direct?.upstream ?? current.upstream;
       },
-      mend: (raw) => mendResponse(raw, mend),
+      mend: (raw) => mendFor(current, raw, host.toLowerCase(), addressed),
       unreachable: () => this.offline(current.address),
-      done: found.done,
+      done: (result) => {
+        current.direct?.observe((performance.now() - seen.started) / 1000, result);
+        found.done(result);
+      },
     };
+    const aim = (route: Route): HttpFailure | null => {
+      current = mayBeDirect || route.direct === undefined ? route : withoutDirect(route);
+      const headers = this.fields(found, req, current);
+      if (headers instanceof HttpFailure) return headers;
+      plan.headers = headers;
+      plan.path = (current.direct?.access.base ?? '') + addressed.target;
+      return null;
+    };
+    return aim(first) ?? plan;
   }
 
   private offline({ tenant, node }: ServiceAddress): HttpFailure {
@@ -301,13 +318,25 @@ interface Known {
 
 type Found = Known | { readonly id: string; readonly failure: HttpFailure };
 
-function setAddress(headers: string[], value: string): void {
-  for (let i = headers.length - 2; i >= 0; i -= 2) {
-    if (headers[i] === 'x-kubebus-address') {
-      headers[i + 1] = value;
-      return;
-    }
-  }
+/** What depends on where the request goes. */
+interface Aim {
+  path: string;
+  headers: string[];
+}
+
+function withoutDirect({ direct: _direct, ...route }: Route): Route {
+  return route;
+}
+
+function mendFor({ direct }: Route, raw: readonly string[], host: string, { prefix, target }: Addressed): string[] {
+  const outer = { base: '', prefix, path: target, cookieHost: host.replace(/:\d+$/, '') };
+  if (direct === undefined) return mendResponse(raw, { ...outer, hosts: [host] });
+  const { base, authority } = direct.access;
+  const hosts = ownNames(host, authority);
+  if (base === '') return mendResponse(raw, { ...outer, hosts });
+  // First what the node's proxy would have done, then ours.
+  const inner = mendResponse(raw, { hosts, base, prefix: '', path: target, cookieHost: null });
+  return mendResponse(inner, { ...outer, hosts: [host] });
 }
 
 function redirect(req: IncomingMessage, res: ServerResponse, port: number): void {

@@ -4,16 +4,24 @@
 import { randomUUID } from 'node:crypto';
 import type { Duplex } from 'node:stream';
 import type { Agent, Dispatcher } from 'undici';
-import { type Clock, KubeBusError, type Logger, type Random } from '../../core/index.js';
+import { type Clock, KubeBusError, type Logger, type Random, SECOND, type Timer } from '../../core/index.js';
 import type { NetLike, ServerLike, SocketLike } from '../../l4/index.js';
-import { type Caller, INTERNET, mayCall, PLANE } from '../access.js';
+import { type Caller, formatCaller, INTERNET, mayCall, PLANE } from '../access.js';
 import { ANY_NODE, type ServiceAddress } from '../address.js';
 import { HttpFailure } from '../failure.js';
-import { Metrics } from '../metrics.js';
+import { Metrics, observe, type Traffic } from '../metrics.js';
 import { DEFAULT_REGISTRY_LIMITS, Registry, type RegistryLimits } from '../registry.js';
+import type { ServiceInfo } from '../service.js';
 import type { AccessLog } from './access-log.js';
-import { ClientProxy, type ClientProxyOptions, type ListenAddress, type Route } from './client-proxy.js';
-import { LocalService, once, type PublishOptions, type Target } from './local-service.js';
+import {
+  ClientProxy,
+  type ClientProxyOptions,
+  type DirectWay,
+  type ListenAddress,
+  type Route,
+} from './client-proxy.js';
+import { DIRECT_IDLE_MS, directUpstream } from './direct.js';
+import { LocalService, type PublishOptions, type Target } from './local-service.js';
 import {
   type ListedService,
   listed,
@@ -28,6 +36,7 @@ import {
 } from './node-http.js';
 import { RegistryServer } from './registry-channel.js';
 import { ServerProxy } from './server-proxy.js';
+import { once } from './target.js';
 import { connectTunnel, forwardPort, type OverlayConnect, socksListener, type TunnelListener } from './tunnels.js';
 import { DEFAULT_UPSTREAM_LIMITS, Upstream, type UpstreamLimits } from './upstream.js';
 
@@ -76,7 +85,12 @@ export interface CloudHttpOptions {
   readonly accessLog?: AccessLog;
   readonly upstream?: Partial<UpstreamLimits>;
   readonly registryLimits?: Partial<RegistryLimits>;
+  /** When the gateways speak to a service past its node's proxy: `busy`: while it is called often. **Default:** 'busy'. */
+  readonly direct?: 'busy' | 'always' | 'never';
 }
+
+/** How often nodes are told what went past their proxies. */
+const TELL = 1 * SECOND;
 
 interface OwnService {
   readonly service: LocalService;
@@ -91,6 +105,8 @@ interface TenantPart {
   /** The cloud's own services in this tenant. */
   readonly services: Map<string, LocalService>;
   readonly server: ServerProxy;
+  /** What went past the nodes' proxies and they have not been told yet. */
+  readonly passed: Metrics;
 }
 
 export class CloudHttp {
@@ -103,6 +119,7 @@ export class CloudHttp {
   private readonly closers = new Set<() => Promise<void>>();
   private dispatcherValue: Agent | null = null;
   private turn = 0;
+  private tellTimer: Timer | null = null;
 
   constructor(
     private readonly host: CloudHttpHost,
@@ -214,6 +231,7 @@ export class CloudHttp {
   }
 
   async close(): Promise<void> {
+    this.tellTimer?.cancel();
     const all = [...this.closers].map((close) => close());
     for (const part of this.tenants.values()) {
       part.registry.close();
@@ -265,7 +283,7 @@ export class CloudHttp {
     listener.on('error', (err) => logger.error({ err, tenant }, 'the proxy cannot listen on the overlay'));
     listener.listen({ port: PROXY_PORT });
     listener.unref();
-    return { host, registry, proxy, listener, services, server };
+    return { host, registry, proxy, listener, services, server, passed: new Metrics() };
   }
 
   private identify(host: CloudTenantHost, address: string): Caller | null {
@@ -317,7 +335,51 @@ export class CloudHttp {
     }
     const ip = part.host.addressesOf(address.node)[0];
     if (!online || ip === undefined || failed.has(address.node)) return offline(address);
-    return { address, upstream: this.upstream(part, ip), tellCaller: true };
+    const direct = this.direct(part, ip, address, caller, service);
+    const upstream = this.upstream(part, ip);
+    return direct === null ? { address, upstream, tellCaller: true } : { address, upstream, tellCaller: true, direct };
+  }
+
+  private direct(
+    part: TenantPart,
+    ip: string,
+    address: ServiceAddress,
+    caller: Caller,
+    { direct: access }: ServiceInfo,
+  ): DirectWay | null {
+    const { direct: when = 'busy', upstream: limits } = this.options;
+    if (access === undefined || when === 'never') return null;
+    const { tenant, net } = part.host;
+    const key = `${tenant} ${ip} ${address.service} ${formatCaller(caller)} ${access.authority}${access.base}`;
+    const upstream = this.upstreams.get(key, () =>
+      directUpstream({ net, ip, port: PROXY_PORT, address, caller, access }, { ...DEFAULT_UPSTREAM_LIMITS, ...limits }),
+    );
+    const now = performance.now();
+    const busy = now - upstream.lastUsed < DIRECT_IDLE_MS;
+    upstream.lastUsed = now;
+    if (!busy && when !== 'always') return null;
+    return {
+      upstream,
+      access,
+      observe: (seconds, { status, bytesIn, bytesOut }) => {
+        observe(part.passed.of(address), seconds, status, bytesIn, bytesOut);
+        this.tellTimer ??= this.host.clock.at(this.host.clock.now() + TELL, () => this.tell());
+      },
+    };
+  }
+
+  /** Nodes count what passed their proxy; the rest they are told. */
+  private tell(): void {
+    this.tellTimer = null;
+    for (const part of this.tenants.values()) {
+      const byNode = new Map<string, Traffic[]>();
+      for (const traffic of part.passed.take()) {
+        const list = byNode.get(traffic.node);
+        if (list === undefined) byNode.set(traffic.node, [traffic]);
+        else list.push(traffic);
+      }
+      for (const [node, passed] of byNode) part.registry.tell(node, passed);
+    }
   }
 
   private upstream({ host }: TenantPart, ip: string): Upstream {

@@ -1,9 +1,7 @@
 // Edge: one published service: its instances (local URLs) with their health, or a request handler in this process.
 
 import { request as httpRequest, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
-import { connect as netConnect, type Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
-import { connect as tlsConnect } from 'node:tls';
 import { KubeBusError } from '../../core/index.js';
 import type { Visibility } from '../access.js';
 import { isServiceName } from '../address.js';
@@ -11,10 +9,13 @@ import { Balancer } from '../balance.js';
 import { HttpFailure } from '../failure.js';
 import { field } from '../headers.js';
 import { Health } from '../health.js';
-import { type Mend, mendResponse } from '../mend.js';
-import type { ServiceInfo } from '../service.js';
+import { type Mend, mendResponse, ownNames } from '../mend.js';
+import type { DirectAccess, ServiceInfo } from '../service.js';
+import { answerRaw } from './answer.js';
 import { exchange, type Plan, type Result } from './exchange.js';
 import { slowExchange, upgrade } from './slow-exchange.js';
+import { splice } from './splice.js';
+import { readTarget, type TargetTls, wrongTarget } from './target.js';
 import { type Connect, DEFAULT_UPSTREAM_LIMITS, Upstream, type UpstreamLimits } from './upstream.js';
 
 // biome-ignore lint/suspicious/noConfusingVoidType: what a handler returns is nobody's concern
@@ -42,10 +43,15 @@ export interface PublishOptions {
   /** `caller`: the service sees the Host that the caller asked for. `target`: that of its own URL. **Default:** 'caller'. */
   readonly host?: 'caller' | 'target';
   /** For https targets. */
-  readonly tls?: { readonly ca?: string; readonly rejectUnauthorized?: boolean };
+  readonly tls?: TargetTls;
   /** Overlay port of a tcp service. **Default:** that of the URL. */
   readonly port?: number;
   readonly limits?: Partial<UpstreamLimits>;
+  /**
+   * The cloud's proxy, which has read the request already, may speak to the service itself, and the node only joins the connections.
+   * For one URL without `limits` of its own. false: every request is read on the node as well. **Default:** true.
+   */
+  readonly direct?: boolean;
 }
 
 interface Instance {
@@ -83,6 +89,7 @@ export class LocalService implements Visibility {
   private readonly handler: RequestHandler | Server | null;
   private readonly balancer = new Balancer();
   private readonly timers = new Set<ReturnType<typeof setTimeout>>();
+  private readonly spliced = new Set<Duplex>();
   private closed = false;
 
   /** **Throws** ERR_SERVICE_NAME, ERR_SERVICE_TARGET. `onHealth`: the verdict on the whole service changed. */
@@ -130,7 +137,33 @@ export class LocalService implements Visibility {
       healthy: this.healthy,
       instances: Math.max(1, this.instances.length),
       ...(port === undefined ? {} : { port }),
+      ...(this.direct === undefined ? {} : { direct: this.direct }),
     };
+  }
+
+  /** Whether and how the cloud's proxy may speak to the service itself. */
+  get direct(): DirectAccess | undefined {
+    const { direct = true, limits, host } = this.options;
+    if (!direct || limits !== undefined || this.kind !== 'http' || this.instances.length !== 1) return undefined;
+    const { base, authority } = this.instances[0]!;
+    return { base, authority, ownHost: host === 'target' };
+  }
+
+  /** Joins a connection of the cloud's proxy to the service; `head` came behind the request for it. A refusal is an HTTP answer. */
+  join(socket: Duplex, head: Buffer, requestId: string): void {
+    const instance = this.instances[0]!;
+    this.spliced.add(socket);
+    socket.once('close', () => this.spliced.delete(socket));
+    socket.on('error', () => {});
+    instance.upstream.openSocket((error, local) => {
+      this.verdict(instance, error === null);
+      if (local === null) answerRaw(socket, down(this.name, error), requestId);
+      else if (socket.destroyed) local.destroy();
+      else {
+        if (head.length > 0) local.write(head);
+        splice(socket, local, instance.upstream.limits.idleTimeoutMs);
+      }
+    });
   }
 
   targets(): { url: string; healthy: boolean; active: number; connections: number }[] {
@@ -197,6 +230,7 @@ export class LocalService implements Visibility {
     this.closed = true;
     for (const timer of this.timers) clearTimeout(timer);
     for (const { upstream } of this.instances) upstream.close();
+    for (const socket of this.spliced) socket.destroy();
   }
 
   private plan(req: IncomingMessage, local: LocalRequest): Plan {
@@ -283,7 +317,7 @@ export class LocalService implements Visibility {
   }
 
   private instance(url: string): Instance {
-    const { connect, base, authority } = readTarget(url, this.options);
+    const { connect, base, authority } = readTarget(url, this.options.tls);
     const upstream = new Upstream(url, connect, {
       ...DEFAULT_UPSTREAM_LIMITS,
       keepAliveMs: 4_000,
@@ -364,13 +398,6 @@ export class LocalService implements Visibility {
 
 const OURS_FIRST = /^(?:x-kubebus-|x-forwarded-|forwarded$|via$|x-request-id$|te$|cookie$)/;
 
-/** Authorities by which a service may call itself: its own, the caller's, and the caller's host with its own port (nginx does so). */
-function ownNames(host: string, authority: string): string[] {
-  const name = host.replace(/:\d*$/, '');
-  const port = /:\d+$/.exec(authority)?.[0] ?? '';
-  return [authority, host, `${name}${port}`, name];
-}
-
 function setHost(headers: string[], authority: string): void {
   for (let i = 0; i < headers.length; i += 2) if (headers[i]!.toLowerCase() === 'host') headers[i + 1] = authority;
 }
@@ -380,66 +407,4 @@ function down(name: string, error: NodeJS.ErrnoException | null): HttpFailure {
     'ERR_HTTP_SERVICE_DOWN',
     `the service ${name} does not answer on its node${error?.code ? ` (${error.code})` : ''}`,
   );
-}
-
-function wrongTarget(text: string): KubeBusError {
-  return new KubeBusError(
-    'ERR_SERVICE_TARGET',
-    `not an http, https or tcp URL, unix:/path, handler or server: ${text}`,
-  );
-}
-
-function readTarget(text: string, options: PublishOptions): { connect: Connect; base: string; authority: string } {
-  if (text.startsWith('unix:')) {
-    const [path = '', base = ''] = text.slice('unix:'.length).split(':');
-    if (!path.startsWith('/')) throw wrongTarget(text);
-    return {
-      connect: once(() => netConnect({ path }), 'connect'),
-      base: base.replace(/\/$/, ''),
-      authority: 'localhost',
-    };
-  }
-  let url: URL;
-  try {
-    url = new URL(text);
-  } catch {
-    throw wrongTarget(text);
-  }
-  const host = url.hostname.replace(/^\[|\]$/g, '');
-  const secure = url.protocol === 'https:';
-  const port = Number(url.port || (secure ? 443 : 80));
-  if (!['http:', 'https:', 'tcp:'].includes(url.protocol) || host === '') throw wrongTarget(text);
-  if (url.protocol === 'tcp:' && url.port === '') throw wrongTarget(`${text} (the port is missing)`);
-  if (url.search !== '' || url.hash !== '' || url.username !== '')
-    throw wrongTarget(`${text} (no query, fragment or user)`);
-  const tcp = () => netConnect({ host, port, noDelay: true, allowHalfOpen: url.protocol === 'tcp:' });
-  const connect = secure
-    ? once(
-        () =>
-          tlsConnect({
-            host,
-            port,
-            ...(isAddress(host) ? {} : { servername: host }),
-            ALPNProtocols: ['http/1.1'],
-            ...options.tls,
-          }),
-        'secureConnect',
-      )
-    : once(tcp, 'connect');
-  return { connect, base: url.pathname.replace(/\/$/, ''), authority: url.host };
-}
-
-const isAddress = (host: string) => /^[\d.]+$|:/.test(host);
-
-/** A connect function from one that makes a socket and an event that says it is up. */
-export function once(make: () => Socket | Duplex, event: string): Connect {
-  return (callback) => {
-    const socket = make();
-    const failed = (error: Error) => callback(error, null);
-    socket.once('error', failed);
-    socket.once(event, () => {
-      socket.removeListener('error', failed);
-      callback(null, socket);
-    });
-  };
 }

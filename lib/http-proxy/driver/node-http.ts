@@ -10,13 +10,14 @@ import { type Caller, PLANE } from '../access.js';
 import { ANY_NODE, formatServiceAddress, parseServiceAddress, type ServiceAddress } from '../address.js';
 import { HttpFailure } from '../failure.js';
 import { Metrics, type Traffic } from '../metrics.js';
-import type { NodeServices, ServiceInfo } from '../service.js';
+import { type NodeServices, type ServiceInfo, withoutDirect } from '../service.js';
 import type { AccessLog } from './access-log.js';
 import { ClientProxy, type ClientProxyOptions, type ListenAddress, type Route } from './client-proxy.js';
-import { LocalService, once, type PublishOptions, type Target } from './local-service.js';
+import { LocalService, type PublishOptions, type Target } from './local-service.js';
 import { RegistryClient } from './registry-channel.js';
 import { identified, type PeerOfConnection, ServerProxy } from './server-proxy.js';
 import { tunnel } from './slow-exchange.js';
+import { once } from './target.js';
 import { connectTunnel, forwardPort, type OverlayConnect, socksListener, type TunnelListener } from './tunnels.js';
 import { undici } from './undici.js';
 import { DEFAULT_UPSTREAM_LIMITS, Upstream, type UpstreamLimits } from './upstream.js';
@@ -103,6 +104,12 @@ export class NodeHttp {
       gateway: () => host.gateway(),
       own: () => [...this.services.values()].map((s) => s.info()),
       onChange: () => this.onServices?.(),
+      onTraffic: (passed) => {
+        for (const one of passed) {
+          if (this.services.has(one.service))
+            this.metrics.add({ tenant: host.tenant, node: host.node, service: one.service }, one);
+        }
+      },
       logger: host.logger,
     });
     this.inner = new ClientProxy({ ...this.routing(), domains: [OVERLAY_DOMAIN] });
@@ -112,7 +119,9 @@ export class NodeHttp {
   /** Offers a service of this node. **Throws** ERR_SERVICE_NAME, ERR_SERVICE_TARGET, ERR_SERVICE_LIMIT. A name is used once: it replaces. */
   publish(name: string, target: Target | readonly string[], options: PublishOptions = {}): PublishedService {
     this.check();
-    const service: LocalService = new LocalService(name, target, options, () => {
+    // An access log of this node wants every request.
+    const settings = this.options.accessLog === undefined ? options : { ...options, direct: false };
+    const service: LocalService = new LocalService(name, target, settings, () => {
       if (this.services.get(name) === service) this.registry.put(service.info());
     });
     this.unpublish(name);
@@ -425,7 +434,7 @@ export function offline(address: ServiceAddress): HttpFailure {
 
 export function listed(nodes: readonly NodeServices[], traffic: ReadonlyMap<string, Traffic>): ListedService[] {
   return nodes.flatMap(({ tenant, node, online, services }) =>
-    services.map((service) => {
+    services.map(withoutDirect).map((service) => {
       const through = traffic.get(formatServiceAddress({ tenant, node, service: service.name }));
       return { tenant, node, online, ...service, ...(through === undefined ? {} : { traffic: through }) };
     }),

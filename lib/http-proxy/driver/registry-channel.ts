@@ -4,6 +4,7 @@
 import { randomBytes } from 'node:crypto';
 import { type Clock, KubeBusError, type Logger, MS, type Timer } from '../../core/index.js';
 import type { NetLike, ServerLike, SocketLike } from '../../l4/index.js';
+import type { Passed } from '../metrics.js';
 import { Mirror } from '../mirror.js';
 import { type Registry, seenBy } from '../registry.js';
 import {
@@ -65,6 +66,12 @@ export class RegistryServer {
     this.timer?.cancel();
     this.server.close();
     for (const { socket } of this.watchers.values()) socket.destroy();
+  }
+
+  /** Tells one node how its services were called past its own proxy. */
+  tell(node: string, passed: readonly Passed[]): void {
+    const watcher = this.watchers.get(node);
+    if (watcher?.synced === true) watcher.socket.write(encodeMessage({ type: 'traffic', passed }));
   }
 
   private onConnection(socket: SocketLike): void {
@@ -161,6 +168,7 @@ export interface RegistryClientOptions {
   /** This node's services. */
   own(): readonly ServiceInfo[];
   onChange(): void;
+  onTraffic(passed: readonly Passed[]): void;
   readonly logger: Logger;
 }
 
@@ -262,6 +270,10 @@ export class RegistryClient {
     if (message === null) return;
     if (message.type === 'refused') {
       this.options.logger.error({ code: message.code }, `registry: ${message.message}`);
+      return;
+    }
+    if (message.type === 'traffic') {
+      this.options.onTraffic(message.passed);
       return;
     }
     const changed = this.mirror.handle(message);

@@ -3,12 +3,13 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Duplex } from 'node:stream';
 import { type Caller, mayCall, PLANE, parseCaller } from '../access.js';
-import { isServiceName, parseAddress, parseServiceAddress } from '../address.js';
+import { isServiceName, parseAddress, parseServiceAddress, type ServiceAddress } from '../address.js';
 import { HttpFailure } from '../failure.js';
 import { field, identityFields, MAX_HOPS, requestFields } from '../headers.js';
 import { Metrics } from '../metrics.js';
 import { type AccessLog, track } from './access-log.js';
 import { answerFailure, answerRaw } from './answer.js';
+import { DIRECT_BASE, DIRECT_PROTOCOL } from './direct.js';
 import { createFront, DEFAULT_FRONT_LIMITS, type Front, type FrontLimits } from './front.js';
 import type { LocalRequest, LocalService } from './local-service.js';
 import { RequestIds } from './request-id.js';
@@ -98,6 +99,10 @@ export class ServerProxy {
   }
 
   private onUpgrade(req: IncomingMessage, socket: Duplex, head: Buffer): void {
+    if (req.headers.upgrade === DIRECT_PROTOCOL) {
+      this.onDirect(req, socket as Identified, head);
+      return;
+    }
     const found = this.find(req, socket as Identified);
     if (found.failure !== undefined) {
       answerRaw(socket, found.failure, found.id, req.headers.accept);
@@ -110,14 +115,29 @@ export class ServerProxy {
     }
   }
 
-  private find(req: IncomingMessage, socket: Identified): Found {
+  /** The cloud's proxy asks for the service itself, for one caller; all that follows on the connection is between those two. */
+  private onDirect(req: IncomingMessage, socket: Identified, head: Buffer): void {
+    const id = this.ids.of(req);
+    const asked = this.locate(req, socket);
+    let failure = asked instanceof HttpFailure ? asked : null;
+    if (!(asked instanceof HttpFailure)) {
+      const { direct } = asked.service;
+      if (!socket[IDENTITY]!.speaksForOthers) failure = new HttpFailure('ERR_HTTP_FORBIDDEN', 'only for the cloud');
+      else if (direct === undefined || direct.base !== req.headers[DIRECT_BASE])
+        failure = new HttpFailure('ERR_HTTP_SERVICE_DOWN', 'the service has just changed');
+      else {
+        asked.service.join(socket, head, id);
+        return;
+      }
+    }
+    this.metrics.refuse(failure!.code);
+    answerRaw(socket, failure!, id);
+  }
+
+  /** Which service is meant, and who calls; a failure: there is none, or it is not for that caller. */
+  private locate(req: IncomingMessage, socket: Identified): Located | HttpFailure {
     const { tenant, node, services } = this.options;
     const peer = socket[IDENTITY]!;
-    const id = this.ids.of(req);
-    const refuse = (failure: HttpFailure): Found => {
-      this.metrics.refuse(failure.code);
-      return { id, failure };
-    };
     const named = field(req.rawHeaders, 'x-kubebus-address');
     const host = req.headers.host ?? '';
     let prefix = '';
@@ -126,15 +146,13 @@ export class ServerProxy {
     if (address === null) {
       const parsed = parseAddress(target, host, []);
       if ('failure' in parsed) {
-        return refuse(
-          new HttpFailure(parsed.failure === 'bad' ? 'ERR_HTTP_BAD_REQUEST' : 'ERR_HTTP_ADDRESS', parsed.reason),
-        );
+        return new HttpFailure(parsed.failure === 'bad' ? 'ERR_HTTP_BAD_REQUEST' : 'ERR_HTTP_ADDRESS', parsed.reason);
       }
       ({ prefix, target } = parsed);
       address = parsed;
     }
     if (address.tenant !== tenant || address.node !== node) {
-      return refuse(new HttpFailure('ERR_HTTP_NODE_UNKNOWN', `this is ${tenant}/${node}`));
+      return new HttpFailure('ERR_HTTP_NODE_UNKNOWN', `this is ${tenant}/${node}`);
     }
     // Only the cloud may say on whose behalf it calls; what it does not say is its own call.
     const caller = peer.speaksForOthers
@@ -142,13 +160,24 @@ export class ServerProxy {
       : peer.caller;
     const service = services.get(address.service);
     if (service === undefined || service.kind !== 'http' || !isServiceName(address.service)) {
-      return refuse(
-        new HttpFailure('ERR_HTTP_SERVICE_UNKNOWN', `${tenant}/${node} has no HTTP service ${address.service}`),
-      );
+      return new HttpFailure('ERR_HTTP_SERVICE_UNKNOWN', `${tenant}/${node} has no HTTP service ${address.service}`);
     }
     if (!mayCall(caller, tenant, service)) {
-      return refuse(new HttpFailure('ERR_HTTP_FORBIDDEN', `${address.service} is not open to this caller`));
+      return new HttpFailure('ERR_HTTP_FORBIDDEN', `${address.service} is not open to this caller`);
     }
+    return { service, address, caller, prefix, target, host };
+  }
+
+  private find(req: IncomingMessage, socket: Identified): Found {
+    const peer = socket[IDENTITY]!;
+    const id = this.ids.of(req);
+    const refuse = (failure: HttpFailure): Found => {
+      this.metrics.refuse(failure.code);
+      return { id, failure };
+    };
+    const located = this.locate(req, socket);
+    if (located instanceof HttpFailure) return refuse(located);
+    const { service, address, caller, prefix, target, host } = located;
     const client = socket.remoteAddress ?? '';
     const fields = requestFields(req.rawHeaders, {
       trustClaims: true,
@@ -166,6 +195,15 @@ export class ServerProxy {
       local: { requestId: id, target, headers: fields.headers, prefix, host, bodyLimit: this.limits.bodyBytes, done },
     };
   }
+}
+
+interface Located {
+  readonly service: LocalService;
+  readonly address: ServiceAddress;
+  readonly caller: Caller;
+  readonly prefix: string;
+  readonly target: string;
+  readonly host: string;
 }
 
 type Found =

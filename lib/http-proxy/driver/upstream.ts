@@ -53,7 +53,8 @@ const ORIGIN = 'http://service.invalid';
 export class Upstream {
   /** Requests and tunnels in progress. */
   active = 0;
-  lastUsed = 0;
+  /** Of whoever keeps it: when it was last asked for. */
+  lastUsed = Number.NEGATIVE_INFINITY;
   private readonly idle: Lease[] = [];
   private readonly leases = new Set<Lease>();
   private readonly queue: LeaseCallback[] = [];
@@ -150,7 +151,11 @@ export class Upstream {
   private open(): Lease {
     const { limits } = this;
     const client = new (undici().Client)(ORIGIN, {
-      connect: ((_options: unknown, callback: ConnectCallback) => this.openSocket(callback)) as never,
+      connect: ((_options: unknown, callback: ConnectCallback) =>
+        this.openSocket((error, socket) => {
+          socket?.prependListener('error', unlikeAnEnd);
+          callback(error, socket);
+        })) as never,
       pipelining: 1,
       keepAliveTimeout: limits.keepAliveMs,
       keepAliveMaxTimeout: limits.keepAliveMs,
@@ -180,6 +185,11 @@ export class Upstream {
 }
 
 const nothing = () => {};
+
+/** undici takes a reset for the end of an answer without a length; a broken answer must not look whole (RFC 9112 §8). */
+function unlikeAnEnd(error: NodeJS.ErrnoException): void {
+  if (error.code === 'ECONNRESET') error.code = 'ECONNABORTED';
+}
 
 function timeout(message: string): Error {
   return new KubeBusError('ERR_HTTP_TIMEOUT', message, { side: 'remote' });
