@@ -133,7 +133,7 @@ async function overLoopback(
   }
 }
 
-interface LossyLink {
+export interface LossyLink {
   readonly title: string;
   readonly kind: Kind;
   readonly connections: number;
@@ -183,7 +183,7 @@ async function overLossyPath(options: TransportsOptions, pki: string): Promise<L
 }
 
 /** Node a with a device - lossy path - hub - cable - node b with a device; iperf3 from a's kernel to b's. One goodput per inner control. */
-async function oneLossyLink(link: LossyLink, pki: string, seconds: number, seed: number): Promise<number[]> {
+export async function oneLossyLink(link: LossyLink, pki: string, seconds: number, seed: number): Promise<number[]> {
   const lab = new Lab('kbq-');
   const peers: Peer[] = [];
   let unplug = () => {};

@@ -13,6 +13,8 @@ import { APP_CERTIFICATE, APP_DESTROYED, APP_END, explainQuic } from './errors.j
 const STREAM = 0;
 /** Bytes that wait above which `write` says stop, and below which it may go on. */
 const HIGH_WATER = 32 * 1024;
+/** Refills of the engine's queue in one turn of the event loop: then others have their turn. */
+const REFILLS = 16;
 
 /** What a connection needs of its endpoint. */
 export interface ConnectionHost {
@@ -149,14 +151,28 @@ export class QuicConnection implements ByteStream, DatagramPath {
       return this.schedule();
     }
     this.flush();
+    this.refill();
+    if (this.isOver()) return;
+    this.arm();
     // Draining (RFC 9000 §10.2): nothing will be said any more, and the engine's reason is known.
     if (this.engine.isClosed() || this.engine.isDraining()) return this.finish(explainQuic(this.engine, this.remote));
     if (this.peerFin && this.queue.length === 0 && (this.ending || this.finSent)) return this.close();
-    if (this.needDrain && this.handler !== null && this.pending <= HIGH_WATER) {
+  };
+
+  /**
+   * What waits above comes down as long as the congestion window takes it, in this turn: an engine whose queue runs empty though
+   * there is more takes its user for the bottleneck, and its window does not grow (RFC 9002 §7.8).
+   */
+  private refill(): void {
+    for (let round = 0; round < REFILLS; round++) {
+      if (!this.needDrain || this.handler === null || this.pending > HIGH_WATER) return;
       this.needDrain = false;
       this.handler.onDrain();
+      if (this.isOver() || this.pending === 0) return;
+      this.writeStream();
+      this.flush();
     }
-  };
+  }
 
   private ready(): void {
     // The handshake's last flight goes first: without it the peer could not read why we refuse it.
@@ -244,6 +260,9 @@ export class QuicConnection implements ByteStream, DatagramPath {
       }
       this.host.transmit(buffer, out[0], out[1].to);
     }
+  }
+
+  private arm(): void {
     const wait = this.engine.timeout();
     if (wait === null) return;
     const at = performance.now() + wait;

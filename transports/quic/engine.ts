@@ -60,6 +60,7 @@ export interface EngineConfig {
   setActiveConnectionIdLimit(n: number): void;
   setDisableActiveMigration(on: boolean): void;
   setCcAlgorithmName(name: string): void;
+  enablePacing(on: boolean): void;
   setStatelessResetToken(token: bigint | null): void;
   enableDgram(on: boolean, recvQueue: number, sendQueue: number): void;
 }
