@@ -27,7 +27,7 @@ export interface QuicOptions {
   readonly tls: TlsMaterial | TlsSource;
   /** Largest UDP payload, 1200 to 65527; datagrams, and so the MTU of the link, are 52 bytes smaller. **Default:** 1350. */
   readonly udpPayload?: number;
-  /** Congestion control of the whole connection. **Default:** 'cubic'. */
+  /** Congestion control of the whole connection. **Default:** 'bbr'. */
   readonly congestion?: 'cubic' | 'bbr' | 'reno';
   /** QUIC's own silence limit, behind the link's keepalive. **Default:** 60 s. */
   readonly idleTimeout?: Micros;
@@ -76,7 +76,7 @@ function makeConfig(engine: Engine, options: QuicOptions): EngineConfig {
   // The engine would note for each packet the time at which pacing wants it sent, and leave the waiting to us, who cannot read that
   // time through the binding: round trips come out too short, and with them bbr's window shrinks to nothing.
   config.enablePacing(false);
-  config.setCcAlgorithmName(options.congestion ?? 'cubic');
+  config.setCcAlgorithmName(options.congestion ?? 'bbr');
   return config;
 }
 

@@ -24,6 +24,8 @@ export const PROTOCOL_VERSION = 1;
 export const FEATURE_OFFLOAD = 1;
 /** Bit 1: takes partial checksums on packets that are no super-packets. */
 export const FEATURE_CHECKSUMS = 2;
+/** Bit 2: repairs lost datagrams. */
+export const FEATURE_REPAIR = 4;
 /** Smallest MTU a link may have: RFC 8200 §5. */
 export const MIN_MTU = 1280;
 
@@ -35,6 +37,8 @@ export interface HelloInfo {
   readonly mtu: number;
   readonly offload: boolean;
   readonly partialChecksums: boolean;
+  /** Lost datagrams are repaired. */
+  readonly repair?: boolean;
   readonly connection: number;
   readonly connections: number;
   /** The dialer's count of links, see l2.proto. */
@@ -67,6 +71,7 @@ export class ConnectionMachine {
   mtu = 0;
   offload = false;
   partialChecksums = false;
+  repair = false;
   ignored = 0;
   private readonly handshakeDeadline: Micros;
   private peer: HelloInfo | null = null;
@@ -164,11 +169,14 @@ export class ConnectionMachine {
   }
 
   private sendHello(): void {
-    const { keepalive, offload, partialChecksums, ...rest } = this.local;
+    const { keepalive, offload, partialChecksums, repair = false, ...rest } = this.local;
     const payload = kubebus.l2.Hello.encode({
       ...rest,
       versions: [PROTOCOL_VERSION],
-      features: (offload ? FEATURE_OFFLOAD : 0) | (partialChecksums ? FEATURE_CHECKSUMS : 0),
+      features:
+        (offload ? FEATURE_OFFLOAD : 0) |
+        (partialChecksums ? FEATURE_CHECKSUMS : 0) |
+        (repair ? FEATURE_REPAIR : 0),
       keepaliveMs: keepalive.interval / MS,
       deadAfterMs: keepalive.deadAfter / MS,
     }).finish();
@@ -212,6 +220,7 @@ export class ConnectionMachine {
       mtu: m.mtu,
       offload: (m.features & FEATURE_OFFLOAD) !== 0,
       partialChecksums: (m.features & FEATURE_CHECKSUMS) !== 0,
+      repair: (m.features & FEATURE_REPAIR) !== 0,
       connection: m.connection,
       connections: m.connections,
       session: m.session,
@@ -228,6 +237,7 @@ export class ConnectionMachine {
     this.mtu = Math.min(this.local.mtu, peer.mtu);
     this.offload = this.local.offload && peer.offload;
     this.partialChecksums = this.offload || (this.local.partialChecksums && peer.partialChecksums);
+    this.repair = this.local.repair === true && peer.repair === true;
     this.state = 'open';
     this.output.onOpen(peer);
     if (this.state !== 'open') return;

@@ -15,6 +15,7 @@ const HELLO: HelloInfo = {
   mtu: 1400,
   offload: true,
   partialChecksums: true,
+  repair: false,
   connection: 0,
   connections: 1,
   session: 1,
@@ -121,6 +122,21 @@ for (const [name, a, b, offload, partialChecksums] of [
     }
   });
 }
+
+test('datagrams are repaired only when both can', (t) => {
+  for (const [a, b] of [
+    [true, true],
+    [true, false],
+    [false, true],
+  ] as const) {
+    const { dialer, listener, deliver } = pair(NOBODY, { repair: a }, { repair: b });
+    dialer.machine.start();
+    deliver();
+    listener.machine.accept(0);
+    deliver();
+    for (const side of [dialer, listener]) t.is(side.machine.repair, a && b);
+  }
+});
 
 const cert = (tenant: string, node: string): PeerIdentity => ({ ...NOBODY, tenant, node, authenticated: true });
 

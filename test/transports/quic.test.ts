@@ -72,7 +72,7 @@ test('an overlay over QUIC: packets go as datagrams, the link says it is lossy, 
   const { port } = await startCloud(t);
   const [a, b] = [await startNode(t, port, 'a'), await startNode(t, port, 'b')];
   t.is(a.link.medium, 'lossy');
-  t.is(a.link.mtu, 1298);
+  t.is(a.link.mtu, 1290);
   for (const address of b.addresses) t.is((await a.ping(address, { count: 3, intervalMs: 0 })).lost, 0);
   t.true(await transfer(a, b, 4 * 1024 * 1024));
   t.is(a.link.stats().datagramMalformed, 0);
@@ -132,6 +132,27 @@ for (const [what, make] of Object.entries(refusals)) {
     );
   });
 }
+
+test('loss on the path is repaired, unless it is switched off', async (t) => {
+  const { cloud, port } = await startCloud(t);
+  const relay = await udpRelay(port);
+  t.teardown(() => relay.close());
+  let count = 0;
+  relay.pass = (_up, index, bytes) => index < 20 || bytes < 1_000 || ++count % 40 !== 0;
+  const a = await startNode(t, relay.port, 'a');
+  const b = await startNode(t, port, 'b');
+  t.true(await transfer(a, b, 2 * 1024 * 1024));
+  t.true(await transfer(b, a, 2 * 1024 * 1024));
+  const { datagramsRepeated, repaired, repairsGivenUp, datagramMalformed } = a.link.stats();
+  t.true(datagramsRepeated! > 0);
+  t.true(repaired! > 0);
+  t.is(repairsGivenUp, 0);
+  t.is(datagramMalformed, 0);
+  const plain = await startNode(t, relay.port, 'plain', { link: { repair: false } });
+  t.true(await transfer(plain, b, 256 * 1024));
+  t.is(plain.link.stats().datagramsRepeated, 0);
+  t.is(cloud.nodes().find((n) => n.node === 'plain')!.stats.datagramsRepeated, 0);
+});
 
 /** The first refusal or loss that a node's user is shown. */
 async function quicDialThrough(

@@ -33,6 +33,10 @@ export abstract class BaseLink implements Link {
     droppedDown: 0,
     droppedDatagramQueue: 0,
     datagramMalformed: 0,
+    datagramsRepeated: 0,
+    repaired: 0,
+    repairsGivenUp: 0,
+    repairsLate: 0,
     bytesLost: 0,
     marked: 0,
     bytesIn: 0,
@@ -218,8 +222,7 @@ function addCounters(sum: Record<string, number>, c: Connection): void {
   sum.droppedOverflow! += c.egress.dropped.overflow;
   sum.droppedCodel! += c.egress.dropped.codel;
   sum.droppedDown! += c.egress.dropped.down;
-  sum.droppedDatagramQueue! += c.dropped.datagramQueue;
-  sum.datagramMalformed! += c.dropped.datagramMalformed;
+  for (const [name, n] of Object.entries(c.datagramStats)) sum[name]! += n;
   sum.bytesLost! += c.lost;
   sum.marked! += c.egress.marked;
   sum.bytesIn! += c.bytesIn;

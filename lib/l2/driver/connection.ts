@@ -17,7 +17,7 @@ import { Framer, type FrameSink } from '../framer.js';
 import type { GoodbyeInfo } from '../goodbye.js';
 import type { ByteStream, DatagramPath, StreamHandler } from '../transport.js';
 import { controlFrame, FrameType } from '../wire/frame.js';
-import { DatagramPort, NO_DATAGRAMS } from './datagram-port.js';
+import { DATAGRAM_BYTES, DatagramPort, type RepairOptions } from './datagram-port.js';
 import { type Buffers, compact, isScarce, ReceiveBuffer } from './receive-buffer.js';
 import { StallWatch } from './stall-watch.js';
 
@@ -32,6 +32,8 @@ export interface ConnectionOptions {
   readonly streamBytes: number;
   /** Bytes that may wait in the stream because of control messages: a peer that lets more wait is cut off. */
   readonly controlBytes: number;
+  /** Null: lost datagrams stay lost. */
+  readonly repair: RepairOptions | null;
   readonly egress: EgressOptions;
   readonly egressBudget: EgressBudget;
 }
@@ -61,6 +63,8 @@ export class Connection implements StreamHandler, FrameSink, MachineOutput {
   session = 0;
   /** Packets as datagrams, where the transport has them. */
   private readonly packets: DatagramPort | null;
+  /** Bytes that may wait in the stream (and as datagrams); above, packets wait in the fair queue. */
+  private readonly directBytes: number;
   bytesIn = 0;
   bytesOut = 0;
   /** Bytes that the stream had taken and not passed on when the connection ended. */
@@ -92,7 +96,17 @@ export class Connection implements StreamHandler, FrameSink, MachineOutput {
     this.stalls = new StallWatch(now, options.stallTimeout);
     this.egress = new EgressQueue(options.egress, options.egressBudget);
     const { datagrams } = stream;
-    this.packets = datagrams === undefined ? null : new DatagramPort(datagrams, options.buffers);
+    this.packets =
+      datagrams === undefined
+        ? null
+        : new DatagramPort(datagrams, options.buffers, options.clock, options.repair, {
+            rtt: () => this.machine.keepalive.rtt,
+            onPackets: (slab, start, end) => this.events.onPackets(slab, start, end),
+            onSent: (bytes) => {
+              this.bytesOut += bytes;
+            },
+          });
+    this.directBytes = this.packets === null ? options.streamBytes : Math.min(options.streamBytes, DATAGRAM_BYTES);
     const hello = this.packets === null ? local : this.packets.limit(local);
     this.machine = new ConnectionMachine(now, role, hello, stream.identity, options.handshakeTimeout, this);
     stream.open(this);
@@ -104,9 +118,9 @@ export class Connection implements StreamHandler, FrameSink, MachineOutput {
     return this.packets === null ? null : this.packets.path;
   }
 
-  /** Of datagrams, by reason. */
-  get dropped(): { datagramMalformed: number; datagramQueue: number } {
-    return this.packets?.dropped ?? NO_DATAGRAMS;
+  /** Counters of datagrams, and of their repair. */
+  get datagramStats(): Readonly<Record<string, number>> {
+    return this.packets === null ? {} : this.packets.stats();
   }
 
   /** Bytes that wait: in the fair queue and in the stream. */
@@ -118,7 +132,7 @@ export class Connection implements StreamHandler, FrameSink, MachineOutput {
   send(slab: Slab, start: number, end: number): void {
     const { stream, egress, options } = this;
     const { pending } = stream;
-    const direct = egress.packets === 0 && pending < options.streamBytes;
+    const direct = egress.packets === 0 && pending < this.directBytes;
     // What has to wait must not hold a slab many times its size, once such slabs are scarce.
     if ((direct && pending === 0) || !isScarce(options.buffers)) {
       if (direct) this.transmit(slab, start, end);
@@ -163,7 +177,7 @@ export class Connection implements StreamHandler, FrameSink, MachineOutput {
 
   datagramRoom(): Uint8Array {
     if (this.machine.state === 'over') return nowhere;
-    return this.packets!.room((slab, end) => this.events.onPackets(slab, 0, end));
+    return this.packets!.room();
   }
 
   onDatagram(length: number): void {
@@ -174,7 +188,7 @@ export class Connection implements StreamHandler, FrameSink, MachineOutput {
   }
 
   onDatagramsDone(): void {
-    this.packets!.deliver((slab, end) => this.events.onPackets(slab, 0, end));
+    this.packets!.done();
   }
 
   onDrain(): void {
@@ -251,6 +265,7 @@ export class Connection implements StreamHandler, FrameSink, MachineOutput {
   onOpen(hello: HelloInfo): void {
     this.slot = hello.connection;
     this.session = hello.session;
+    this.packets?.open(this.machine.repair);
     this.events.onOpen(this, hello);
   }
 
@@ -289,14 +304,15 @@ export class Connection implements StreamHandler, FrameSink, MachineOutput {
   }
 
   private drain(now: Micros): void {
-    const { egress, stream } = this;
+    const { egress, stream, directBytes } = this;
+    this.packets?.sendAgain();
     // A stream may pass a write on at once: then it reports no drain for it, and the next run follows here.
-    while (egress.packets > 0 && stream.pending < this.options.streamBytes) {
+    while (egress.packets > 0 && stream.pending < directBytes) {
       let run: Slab | null = null;
       let start = 0;
       let end = 0;
       // Packets that lie one behind the other in a slab leave as one write again.
-      while (stream.pending + (end - start) < this.options.streamBytes && egress.poll(now)) {
+      while (stream.pending + (end - start) < directBytes && egress.poll(now)) {
         const { slab, off, length } = egress;
         if (slab === run && off === end) end += length;
         else {

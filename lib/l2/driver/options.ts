@@ -18,6 +18,7 @@ import { DEFAULT_EGRESS, type EgressBudget, type EgressOptions } from '../egress
 import type { KeepaliveOptions } from '../keepalive.js';
 import { STREAM_HIGH_WATER } from '../transport.js';
 import type { ConnectionOptions } from './connection.js';
+import type { RepairOptions } from './datagram-port.js';
 import { createBuffers } from './receive-buffer.js';
 
 export interface LinkOptions {
@@ -45,6 +46,8 @@ export interface LinkOptions {
   readonly highWater?: number;
   /** Control messages that may wait for the peer to take them; above, it is cut off. **Default:** 8 MiB. */
   readonly controlBytes?: number;
+  /** Lost datagrams are sent again where the transport has datagrams and the peer does it too; false: never. **Default:** true. */
+  readonly repair?: boolean | Partial<RepairOptions>;
   readonly egress?: Partial<EgressOptions>;
   /** For the hello. **Default:** 'kubebus'. */
   readonly agent?: string;
@@ -63,11 +66,22 @@ const DEFAULT_HIGH_WATER = 1024 * 1024;
 /** For all links of the process. */
 const sharedBuffers = createBuffers();
 const sharedBudget: EgressBudget = { bytes: 0, maxBytes: 256 * 1024 * 1024 };
+const DEFAULT_REPAIR: RepairOptions = {
+  window: 4096,
+  time: 2 * SECOND,
+  budget: { bytes: 0, maxBytes: 64 * 1024 * 1024 },
+};
 
 export function resolveOptions(options: LinkOptions) {
   const { clock = systemClock, random = systemRandom, logger = silentLogger } = options;
   const { streamBytes = 128 * 1024, keepalive = DEFAULT_KEEPALIVE, mtu = DEFAULT_MTU } = options;
   const egress = { ...DEFAULT_EGRESS, ...options.egress };
+  const { repair: wanted = true } = options;
+  const repair = wanted === false ? null : { ...DEFAULT_REPAIR, ...(wanted === true ? {} : wanted) };
+  check(
+    repair === null || (repair.window >= 16 && repair.window <= 32_768 && (repair.window & (repair.window - 1)) === 0),
+    'repair.window must be a power of two, 16 to 32768',
+  );
   check(streamBytes >= STREAM_HIGH_WATER, `streamBytes must be at least ${STREAM_HIGH_WATER}`);
   check(Number.isInteger(mtu) && mtu >= MIN_MTU && mtu <= MAX_PACKET, `mtu must be ${MIN_MTU} to ${MAX_PACKET}`);
   check(
@@ -88,6 +102,7 @@ export function resolveOptions(options: LinkOptions) {
     stallTimeout: options.stallTimeout ?? 30 * SECOND,
     streamBytes,
     controlBytes: options.controlBytes ?? 8 * 1024 * 1024,
+    repair,
     egress,
     egressBudget: sharedBudget,
   };
