@@ -174,9 +174,7 @@ export class ConnectionMachine {
       ...rest,
       versions: [PROTOCOL_VERSION],
       features:
-        (offload ? FEATURE_OFFLOAD : 0) |
-        (partialChecksums ? FEATURE_CHECKSUMS : 0) |
-        (repair ? FEATURE_REPAIR : 0),
+        (offload ? FEATURE_OFFLOAD : 0) | (partialChecksums ? FEATURE_CHECKSUMS : 0) | (repair ? FEATURE_REPAIR : 0),
       keepaliveMs: keepalive.interval / MS,
       deadAfterMs: keepalive.deadAfter / MS,
     }).finish();

@@ -1,6 +1,7 @@
 // The repair of lost datagrams: both cores on a virtual clock and a network that loses, doubles and reorders; the rule of delivery
 // against a slow model; every bound hit.
 
+import { readFileSync } from 'node:fs';
 import test from 'ava';
 import { getU32, HEADER, MS, putHeader, putU32, SECOND, seededRandom } from '../../lib/core/index.js';
 import { NO_LANE, repairLane } from '../../lib/l2/repair-lane.js';
@@ -11,13 +12,49 @@ import {
   getNumber,
   getOrder,
   MAX_RANGES,
+  putNumber,
+  putProbe,
   putRange,
   putReport,
   REPAIR_HEAD,
   REPORT_BYTES,
+  rangeFirst,
+  rangeLength,
+  rangesOf,
 } from '../../lib/l2/wire/repair.js';
 import { numbered } from './support/frames.js';
 import { ModelRepair, type Piece } from './support/model-repair.js';
+
+type Fields = { lane: number; order: number; number: number; floor: number; ranges: [number, number][]; next: number };
+const { datagrams: vectors } = JSON.parse(
+  readFileSync(new URL('../../docs/spec/frame.json', import.meta.url), 'utf8'),
+) as {
+  datagrams: { name: string; kind: string; hex: string; fields: Fields }[];
+};
+
+for (const { name, kind, hex, fields } of vectors) {
+  test(`vector: ${name}`, (t) => {
+    const b = Buffer.from(hex, 'hex');
+    const out = Buffer.alloc(REPORT_BYTES);
+    let length = REPAIR_HEAD;
+    if (kind === 'number') {
+      t.deepEqual([getLane(b, 0), getOrder(b, 0), getNumber(b, 0)], [fields.lane, fields.order, fields.number]);
+      putNumber(out, 0, fields.lane, fields.order, fields.number);
+    } else if (kind === 'probe') {
+      t.is(getNumber(b, 0), fields.next);
+      putProbe(out, 0, fields.next);
+    } else {
+      const ranges = rangesOf(b, 0, b.length);
+      if (kind === 'malformed') return void t.is(ranges, -1);
+      t.is(getNumber(b, 0), fields.floor);
+      const read = Array.from({ length: ranges }, (_, i) => [rangeFirst(b, 0, i), rangeLength(b, 0, i)]);
+      t.deepEqual(read, fields.ranges);
+      for (const [i, [first, count]] of fields.ranges.entries()) putRange(out, 0, i, first, count);
+      length = putReport(out, 0, ranges, fields.floor);
+    }
+    t.is(out.toString('hex', 0, length), hex);
+  });
+}
 
 const PLACE = 100;
 const RTT = 50 * MS;
