@@ -146,3 +146,18 @@ export function message(error: unknown): string {
   if (error instanceof KubeBusError) return `${error.message} (${error.code})`;
   return error instanceof Error ? error.message : String(error);
 }
+
+/** Columns side by side, each as wide as its widest cell. */
+export function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
+  const all = [head, ...rows];
+  const widths = head.map((_, i) => Math.max(...all.map((row) => row[i]!.length)));
+  return all
+    .map(
+      (row) =>
+        `${row
+          .map((cell, i) => cell.padEnd(widths[i]!))
+          .join('  ')
+          .trimEnd()}\n`,
+    )
+    .join('');
+}

@@ -11,7 +11,7 @@ import type {
   ListedService,
   PublishOptions,
 } from '../../lib/index.js';
-import { hostPort, type Io, integer, list, name, text, UsageError } from './common.js';
+import { hostPort, type Io, integer, list, name, table, text, UsageError } from './common.js';
 import { readStatus } from './status.js';
 
 interface Publication {
@@ -232,17 +232,7 @@ function serviceTable(services: readonly ListedService[]): string {
     String(s.traffic?.requests ?? 0),
     bytes((s.traffic?.bytesIn ?? 0) + (s.traffic?.bytesOut ?? 0)),
   ]);
-  const table = [['service', 'kind', 'state', 'open to', 'instances', 'requests', 'bytes'], ...rows];
-  const widths = table[0]!.map((_, i) => Math.max(...table.map((row) => row[i]!.length)));
-  return table
-    .map(
-      (row) =>
-        `${row
-          .map((cell, i) => cell.padEnd(widths[i]!))
-          .join('  ')
-          .trimEnd()}\n`,
-    )
-    .join('');
+  return table(['service', 'kind', 'state', 'open to', 'instances', 'requests', 'bytes'], rows);
 }
 
 function bytes(n: number): string {

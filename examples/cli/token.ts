@@ -3,7 +3,7 @@
 import { Command, InvalidArgumentError } from 'commander';
 import { isName } from '../../lib/l2/index.js';
 import { adminPath, askAdmin, DEFAULT_STATE } from './admin.js';
-import { cloudAddress, type Io, integer, list, name, prefix, text } from './common.js';
+import { cloudAddress, type Io, integer, list, name, prefix, table, text } from './common.js';
 
 interface Where {
   readonly state: string;
@@ -127,18 +127,4 @@ export function drainCommand(io: Io): Command {
 
 function prefixes(text: string): string[] {
   return text.split(',').map(prefix);
-}
-
-function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
-  const all = [head, ...rows];
-  const widths = head.map((_, i) => Math.max(...all.map((row) => row[i]!.length)));
-  return all
-    .map(
-      (row) =>
-        `${row
-          .map((cell, i) => cell.padEnd(widths[i]!))
-          .join('  ')
-          .trimEnd()}\n`,
-    )
-    .join('');
 }
