@@ -24,8 +24,8 @@ export interface Plan {
   mend(raw: readonly string[]): string[];
   /** What a connection that cannot be had means. */
   unreachable(error: NodeJS.ErrnoException): HttpFailure;
-  /** Called once per attempt: the upstream answered, or not. */
-  tried?(upstream: Upstream, ok: boolean): void;
+  /** Called once per attempt: the upstream answered (null), or why not. */
+  tried?(error: NodeJS.ErrnoException | null): void;
   /** Called once. `status` 0: the caller went away before. */
   done(result: Result): void;
 }
@@ -147,7 +147,7 @@ class Exchange {
       writeInformation(this.req, this.res, status, this.plan.mend(headers));
       return true;
     }
-    this.plan.tried?.(this.upstream!, true);
+    this.plan.tried?.(null);
     this.started = true;
     this.status = status;
     this.resumeUpstream = resume;
@@ -185,7 +185,7 @@ class Exchange {
       breakOff(this.req, this.res);
       return;
     }
-    if (upstream !== null) this.plan.tried?.(upstream, false);
+    if (upstream !== null) this.plan.tried?.(error);
     // Only what sent nothing is tried again, and of that only what may be repeated.
     const untouched = this.body === null || (this.body.bytes === 0 && !this.body.destroyed);
     if (!sent && untouched && IDEMPOTENT.has(this.plan.method) && this.attempts < ATTEMPTS && !isTimeout(error)) {

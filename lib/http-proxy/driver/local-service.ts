@@ -236,6 +236,7 @@ export class LocalService implements Visibility {
   private plan(req: IncomingMessage, local: LocalRequest): Plan {
     const tried = new Set<Instance>();
     let current: Instance = this.instances[0]!;
+    let cause: NodeJS.ErrnoException | null = null;
     const { headers } = local;
     const plan = {
       method: req.method!,
@@ -245,7 +246,7 @@ export class LocalService implements Visibility {
       bodyLimit: local.bodyLimit,
       pick: (): Upstream | HttpFailure => {
         const instance = this.balancer.pick(this.instances, tried);
-        if (instance === null) return down(this.name, null);
+        if (instance === null) return down(this.name, cause);
         current = instance;
         tried.add(instance);
         plan.path = instance.base + local.target;
@@ -263,7 +264,10 @@ export class LocalService implements Visibility {
         return mendResponse(raw, mend);
       },
       unreachable: (error: NodeJS.ErrnoException) => down(this.name, error),
-      tried: (_upstream: Upstream, ok: boolean) => this.verdict(current, ok),
+      tried: (error: NodeJS.ErrnoException | null) => {
+        cause = error;
+        this.verdict(current, error === null);
+      },
       done: local.done,
     };
     return plan;

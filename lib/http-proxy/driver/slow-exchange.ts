@@ -87,7 +87,7 @@ export function slowExchange(req: IncomingMessage, res: ServerResponse, plan: Pl
   });
   request.on('response', (answer: IncomingMessage) => {
     request.setTimeout(upstream.limits.idleTimeoutMs);
-    plan.tried?.(upstream, true);
+    plan.tried?.(null);
     status = answer.statusCode!;
     writeHead(req, res, status, answer.statusMessage ?? '', plan.mend(answer.rawHeaders));
     res.flushHeaders();
@@ -106,7 +106,7 @@ export function slowExchange(req: IncomingMessage, res: ServerResponse, plan: Pl
   });
   request.on('error', (cause: NodeJS.ErrnoException) => {
     if (error !== undefined || res.destroyed || res.writableEnded) return;
-    plan.tried?.(upstream, false);
+    plan.tried?.(cause);
     fail(explain(cause, request.reusedSocket || (request.socket?.bytesWritten ?? 0) > 0, plan));
   });
   res.on('error', () => {});
@@ -168,7 +168,7 @@ export function upgrade(req: IncomingMessage, socket: Duplex, head: Buffer, plan
 
   request.on('upgrade', (answer: IncomingMessage, far: Duplex, farHead: Buffer) => {
     socket.removeListener('close', abort);
-    plan.tried?.(upstream, true);
+    plan.tried?.(null);
     res.detachSocket(socket as Parameters<ServerResponse['assignSocket']>[0]);
     let text = `HTTP/1.1 101 ${answer.statusMessage || 'Switching Protocols'}\r\nConnection: Upgrade\r\n`;
     const agreed = answer.headers.upgrade;
@@ -181,7 +181,7 @@ export function upgrade(req: IncomingMessage, socket: Duplex, head: Buffer, plan
     tunnel(socket, far, upstream.limits.idleTimeoutMs, (bytesIn, bytesOut) => finish(101, bytesIn, bytesOut));
   });
   request.on('response', (answer: IncomingMessage) => {
-    plan.tried?.(upstream, true);
+    plan.tried?.(null);
     writeHead(req, res, answer.statusCode!, answer.statusMessage ?? '', plan.mend(answer.rawHeaders));
     let bytesOut = 0;
     answer.on('data', (chunk: Buffer) => {
@@ -198,7 +198,7 @@ export function upgrade(req: IncomingMessage, socket: Duplex, head: Buffer, plan
   });
   request.on('error', (cause: NodeJS.ErrnoException) => {
     if (finished) return;
-    plan.tried?.(upstream, false);
+    plan.tried?.(cause);
     const failure = explain(cause, (request.socket?.bytesWritten ?? 0) > 0, plan);
     finish(failure.status, 0, 0, failure.code);
     if (res.headersSent) socket.destroy();
