@@ -128,9 +128,9 @@ export interface RouteInfo {
 }
 
 export interface NodeEvents {
-  /** The link is up. */
+  /** The node can be used: the link is up, and the cloud has assigned the addresses (again). */
   up: [];
-  /** The link is down; it is dialled again. */
+  /** It was up and the link is down; it is dialled again. */
   down: [reason: KubeBusError | undefined];
   /** The cloud refused this node, or a route of it, with the reason. */
   refused: [reason: KubeBusError];
@@ -169,7 +169,9 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
   private readonly httpOptions: NodeHttpOptions;
   private netValue: Net | null = null;
   private servicesValue: NodeHttp | null = null;
-  private assigned = false;
+  /** The link is up; and the cloud has said on it which addresses are ours. */
+  private linked = false;
+  private usable = false;
   private stopped = false;
   /** Why the link was down when it was last said. */
   private lastReason = '';
@@ -268,10 +270,7 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
       // The cloud has checked the sources of what it sends.
       sources: null,
       clock,
-      onControl: (message) => {
-        this.control.handleControl(clock.now(), message);
-        this.onControlHandled?.();
-      },
+      onControl: (message) => this.control.handleControl(clock.now(), message),
       onState: (linkState, reason) => this.onLinkState(linkState, reason),
       onWritable: () => tun?.resume(),
     });
@@ -294,6 +293,7 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
           this.emit('addresses', texts);
         },
         onPrefixes: ({ added, removed }) => this.network?.routes(added, removed),
+        onAssigned: () => this.onUsable(),
         onRoutes: () => this.tellRoutes(),
         onNames: () => this.tellRoutes(),
         onMtu: (tenantMtu) => this.network?.mtu(Math.min(tenantMtu, this.link.mtu)),
@@ -525,22 +525,26 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
   private onLinkState(state: string, reason?: KubeBusError): void {
     if (state === 'up') {
       // Another connection of a link that is up already changes nothing here.
-      if (this.assigned) return;
-      this.assigned = true;
+      if (this.linked) return;
+      this.linked = true;
       this.lastReason = '';
       this.logger.info({ cloud: this.link.peer.node, mtu: this.link.mtu }, 'link up');
       this.control.linkUp((message) => this.link.sendControl(message));
-      this.servicesValue?.handleLink(true);
-      this.emit('up');
       return;
     }
-    if (this.assigned) {
-      this.assigned = false;
+    if (this.linked) {
+      this.linked = false;
       this.control.linkDown();
+    }
+    if (this.usable) {
+      this.usable = false;
       this.servicesValue?.handleLink(false);
       this.emit('down', reason);
     }
-    if (state === 'closed') this.hold.unref();
+    if (state === 'closed') {
+      this.hold.unref();
+      this.waiting?.(reason ?? new KubeBusError('ERR_ABORTED', 'the node was stopped'));
+    }
     if (reason === undefined || this.stopped) return;
     const refused = REFUSALS.has(reason.code);
     // A cloud that is away for a night is one line, not one for every attempt.
@@ -553,33 +557,31 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
     if (reason.code === 'ERR_CERTIFICATE') this.identity?.certificateRefused();
   }
 
+  /** The cloud has answered on a link that is up: what join() waits for, after every loss anew. */
+  private onUsable(): void {
+    this.usable = true;
+    this.waiting?.();
+    this.servicesValue?.handleLink(true);
+    this.emit('up');
+  }
+
+  /** Resolves once the node is usable; rejects when the link will not be dialled again. */
   private ready(signal?: AbortSignal): Promise<void> {
     return new Promise((resolve, reject) => {
-      const settle = (error?: unknown) => {
-        this.onControlHandled = null;
-        this.removeListener('down', down);
-        this.removeListener('refused', down);
+      const aborted = () => this.waiting?.(new KubeBusError('ERR_ABORTED', 'join aborted', { cause: signal?.reason }));
+      this.waiting = (error) => {
+        this.waiting = null;
         signal?.removeEventListener('abort', aborted);
         if (error === undefined) resolve();
         else reject(error);
       };
-      const check = () => {
-        if (this.control.assigned) settle();
-      };
-      const down = (reason?: KubeBusError) => {
-        if (this.link.state === 'closed') settle(reason);
-      };
-      const aborted = () => settle(new KubeBusError('ERR_ABORTED', 'join aborted', { cause: signal?.reason }));
-      this.on('down', down);
-      this.on('refused', down);
-      this.onControlHandled = check;
       if (signal?.aborted) aborted();
       else signal?.addEventListener('abort', aborted, { once: true });
     });
   }
 
   /** Set while join() waits. */
-  private onControlHandled: (() => void) | null = null;
+  private waiting: ((error?: KubeBusError) => void) | null = null;
 
   private fail(error: KubeBusError): void {
     this.logger.error({ code: error.code }, error.message);

@@ -1,6 +1,6 @@
 // `kubebus token` and `kubebus node`: who may join a running cloud that signs its own nodes.
 
-import { Command, InvalidArgumentError } from 'commander';
+import { Command, InvalidArgumentError, Option } from 'commander';
 import { isName } from '../../lib/l2/index.js';
 import { adminPath, askAdmin, DEFAULT_STATE } from './admin.js';
 import { cloudAddress, type Io, integer, list, name, prefix, table, text } from './common.js';
@@ -35,7 +35,9 @@ export function tokenCommand(io: Io): Command {
     .description('make a token and print it: the one thing that a new node needs')
     .requiredOption('--tenant <name>', 'tenant of the node', name)
     .option('--node <name>', 'only for this node; it replaces an earlier device of that name', name)
-    .option('--ttl <time>', 'valid for so long: 90s, 15m, 1h, 7d', duration, UNITS.h)
+    .addOption(
+      new Option('--ttl <time>', 'valid for so long: 90s, 15m, 1h, 7d').argParser(duration).default(UNITS.h, '1h'),
+    )
     .option('--routes <prefix,...>', 'subnets that the node may advertise (repeatable)', list(prefixes))
     .option('--uses <n>', 'devices that may join with it', integer(1, 1_000_000), 1)
     .option('--json', 'print id and time of expiry too')
@@ -112,7 +114,9 @@ export function nodesCommand(io: Io): Command {
 export function drainCommand(io: Io): Command {
   return withState(new Command('drain'))
     .description('stop a running cloud, and tell its nodes when and where to come back')
-    .option('--retry-after <time>', 'when nodes are to dial again', duration, 1_000)
+    .addOption(
+      new Option('--retry-after <time>', 'when nodes are to dial again').argParser(duration).default(UNITS.s, '1s'),
+    )
     .option(
       '--to <address>',
       'where to, with the same CA, e.g. kubebus://hub2.example:7443 (repeatable)',

@@ -63,6 +63,8 @@ export interface NodeSession {
 
 /** What a node's control client tells the driver, which programs router and kernel. Called one at a time. */
 export interface NodeControlEvents {
+  /** The cloud has assigned addresses for the first time since the link came up; what changed with it was told before. */
+  onAssigned(): void;
   /** The set of addresses changed (also the first time). */
   onAddresses(change: {
     added: readonly Uint8Array[];

@@ -180,6 +180,7 @@ export class NodeControl {
       this.counters.malformed++;
       return;
     }
+    const first = !this.accepted;
     this.accepted = true;
     const { origin, port, node } = { origin: 'assigned' as const, port: this.link.id, node: '' };
     for (const prefix of this.overlayPrefixes()) this.vrf.routes.remove({ prefix, port, origin, node });
@@ -195,6 +196,7 @@ export class NodeControl {
       this.events.onMtu?.(message.mtu);
     }
     this.tellKernel();
+    if (first) this.events.onAssigned?.();
   }
 
   private learn(update: NamesUpdate): void {

@@ -42,6 +42,27 @@ test('a node keeps its addresses over reconnections, its own restart and the clo
   for (const to of [...a.addresses, ...c.addresses]) t.true(await net.ping(b, to), to);
 });
 
+test('up means usable: after a restart it comes when the addresses are assigned, and a link without an answer is none', async (t) => {
+  const net = new Overlay(t);
+  const tenants = (pool: string) => ({ acme: { pools: [pool] } });
+  const first = await net.cloud({ tenants: tenants('10.80.0.0/16') });
+  const node = await net.join('a');
+  const seen: string[] = [];
+  node.on('up', () => seen.push(`up ${node.addresses}`));
+  node.on('down', () => seen.push('down'));
+  await net.settle(first.stop());
+  // This one has no room: the link is up, and there is no address.
+  const full = await net.cloud({ tenants: tenants('10.81.0.0/30'), controlLimits: { nodesPerTenant: 0 } });
+  await net.until(() => full.nodes().length === 1);
+  await net.pass(SECOND);
+  t.deepEqual(seen, ['down']);
+  await net.settle(full.stop());
+  await net.cloud({ tenants: tenants('10.82.0.0/16') });
+  await net.until(() => seen.length > 1);
+  t.deepEqual(seen, ['down', 'up 10.82.0.2']);
+  t.true(await net.ping(node, node.gateway[0]!));
+});
+
 test('a cloud without a book gives nodes what they remember, where that is free', async (t) => {
   const [dirA, dirB] = [await folder(t), await folder(t)];
   const net = new Overlay(t);
