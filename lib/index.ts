@@ -1,6 +1,7 @@
 // KubeBus: the overlay network of an edge computing system. The composed parts, and every layer below them.
 
-export { type CloudOptions, KubeBusCloud, type NodeInfo, type TenantNodeOptions, type TenantOptions } from './cloud.js';
+export { KubeBusCloud } from './cloud.js';
+export type { CloudOptions, NodeInfo, TenantNodeOptions, TenantOptions } from './cloud-options.js';
 export * from './core/index.js';
 export type {
   AccessEntry,
@@ -12,12 +13,6 @@ export type {
   PublishOptions,
   Target,
 } from './http-proxy/index.js';
-export {
-  type Advertisement,
-  type JoinOptions,
-  KubeBusNode,
-  type NodeEvents,
-  type NodeOptions,
-  type RouteInfo,
-} from './node.js';
+export { KubeBusNode } from './node.js';
+export type { Advertisement, JoinOptions, NodeEvents, NodeOptions, RouteInfo } from './node-options.js';
 export type { Usage } from './usage.js';

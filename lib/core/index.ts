@@ -6,4 +6,5 @@ export * from './packet.js';
 export * from './race.js';
 export * from './random.js';
 export * from './slab.js';
+export * from './spaced.js';
 export * from './token-bucket.js';

@@ -34,7 +34,9 @@ const imports: Import[] = files.flatMap((from) => {
   return found;
 });
 
-const COMPOSITION = ['lib/index.ts', 'lib/cloud.ts', 'lib/node.ts'];
+const COMPOSITION = ['index', 'cloud', 'cloud-options', 'tenant', 'node', 'node-options'].map(
+  (name) => `lib/${name}.ts`,
+);
 /** Joining stands beside the layers: it may use the index of any, and none imports it. */
 const isComposition = (file: string) => COMPOSITION.includes(file) || file.startsWith('lib/join/');
 const LAYERS = ['core', 'l2', 'l3', 'l4', 'http-proxy'];
@@ -48,7 +50,7 @@ const EDGE = [
   /^lib\/l3\/(tun|netconfig|state-file|host-ports)\.ts$/,
   /^lib\/l4\/(net|socket|server|dgram|net-like)\.ts$/,
   /^lib\/l2\/middleware\/pcap\.ts$/,
-  /^lib\/(index|cloud|node)\.ts$/,
+  /^lib\/(index|cloud|tenant|node|node-options)\.ts$/,
   /^transports\//,
 ];
 const isCore = (file: string) => !EDGE.some((pattern) => pattern.test(file)) && !file.includes('/gen/');

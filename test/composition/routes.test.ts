@@ -135,6 +135,26 @@ test('IPv6 alone: addresses, names, ping and routes', async (t) => {
   await t.throwsAsync(a.ping('10.80.0.1'), { code: 'ERR_INVALID_ARGUMENT', message: /no IPv4 address/ });
 });
 
+test('a stream of changes: each increment tells of all that came since the last, which is at least 50 ms ago', async (t) => {
+  const net = new Overlay(t);
+  const cloud = await net.cloud();
+  const [router, edge] = [await net.join('router'), await net.join('edge')];
+  await net.pass(SECOND);
+  const updates = () => (cloud.stats().tenants as { acme: { control: { updates: number } } }).acme.control.updates;
+  const before = updates();
+  // A change every 10 ms for a second: a hundred of them, and at most 21 increments to two nodes.
+  const at = net.world.now();
+  for (let i = 0; i < 100; i++) {
+    router.advertise([{ prefix: `10.1.${i}.0/24`, kind: 'vm' }]);
+    await net.pass(10_000);
+  }
+  await net.until(() => subnets(edge).join() === '10.1.99.0/24 vm router');
+  t.true(net.world.now() - at < 1.2 * SECOND);
+  const increments = (updates() - before) / 2;
+  // One is one withdrawal and one addition, each a message.
+  t.true(increments > 20 && increments <= 2 * 22, `${increments}`);
+});
+
 test('bounds of routes: per node, per tenant at the cloud, and at a node that is told too many', async (t) => {
   const net = new Overlay(t);
   const cloud = await net.cloud({ controlLimits: { routesPerNode: 3, routesPerTenant: 4 } });
