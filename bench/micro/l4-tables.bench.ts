@@ -65,7 +65,7 @@ function acknowledged(window: number, ops: number): MicroCase {
     fn() {
       for (let i = 0; i < ops; i++) {
         una = (una + 2 * MSS) | 0;
-        board.ackTo(una, none);
+        board.ackTo(una, MSS, none);
         push();
         push();
       }

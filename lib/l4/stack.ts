@@ -81,6 +81,7 @@ export class Stack {
       'time-wait': timeWait,
       'udp-sockets': this.udp.size,
       'buffered-bytes': this.tcp.memory.used,
+      'out-of-order-refused': this.tcp.memory.refused,
       'fragments-held': this.reassembly.held,
       ...this.tcp.counters,
       ...this.udp.counters,

@@ -68,6 +68,9 @@ export class TcpStack {
     'syn-cookies-bad': 0,
     'time-wait-overflow': 0,
     'tcp-icmp-unmatched': 0,
+    'acks-split': 0,
+    'sack-blocks-odd': 0,
+    'windows-tiny': 0,
   };
   readonly memory: TcpMemory;
   private readonly addresses = new AddressCache();
@@ -101,7 +104,7 @@ export class TcpStack {
     this.isn = new IsnGenerator(random);
     this.cookies = new SynCookies(random);
     this.ports = new EphemeralPorts(random, ...(ports ?? []));
-    this.memory = { used: 0, limit: limits.memory };
+    this.memory = { used: 0, limit: limits.memory, refused: 0 };
     const bare = (n: number): Mutable<TcpConfig> => ({
       localAddress: new Uint8Array(n),
       remoteAddress: new Uint8Array(n),
@@ -509,6 +512,7 @@ export class TcpStack {
       random: this.random,
       options,
       memory: this.memory,
+      counters: this.counters,
     };
   }
 

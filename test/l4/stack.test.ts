@@ -4,6 +4,7 @@
 import test from 'ava';
 import { seededRandom } from '../../lib/core/index.js';
 import { COOKIE_MSS } from '../../lib/l4/syn-cookies.js';
+import { MAX_RANGES } from '../../lib/l4/tcp/reassembler.js';
 import { TcpFlag } from '../../lib/l4/wire/tcp.js';
 import { OURS, open, StackUnderTest, segment, THEIRS } from '../support/l4-frames.js';
 
@@ -205,6 +206,8 @@ test('a peer that splits acknowledgements gains nothing (RFC 5681 §3.1, RFC 346
     );
   }
   t.is(split.connection.cwnd, honest.connection.cwnd);
+  t.true(split.s.counter('acks-split') >= 999);
+  t.is(honest.s.counter('acks-split'), 0);
   t.true(most <= 2);
 });
 
@@ -246,16 +249,17 @@ test('a bomb of SACK blocks costs little: no more ranges than segments, no endle
   const board = (connection as unknown as { sender: { recovery: { board: { count: number } } } }).sender.recovery.board;
   t.true(board.count <= 70, `${board.count} entries`);
   t.true(sent < 2_000, `${sent} packets for ${rounds}`);
+  // A block of a single byte hardly ever has both edges where segments begin or end.
+  t.true(s.counter('sack-blocks-odd') > 3.99 * rounds);
   t.is(connection.state, 'ESTABLISHED');
 });
 
-test('a tiny window: one byte at a time is not sent (silly window), and memory stays bounded', (t) => {
+test('a closed window: nothing but probes is sent, and memory stays bounded', (t) => {
   const { s, ours, theirs, connection } = sending(t, 100_000, 0);
   s.advance(1_000_000);
   let una = ours;
   let packets = 0;
   for (let i = 0; i < 1_000; i++) {
-    // A window of 10 bytes, again and again (the scale is 7).
     const out = s.give(segment({ flags: ack, seq: theirs, ack: una, window: 0 }));
     packets += out.length;
     const last = out.at(-1)?.tcp;
@@ -265,6 +269,26 @@ test('a tiny window: one byte at a time is not sent (silly window), and memory s
   t.true(packets <= 20, `${packets} packets`);
   t.true(connection.unacknowledged <= 100_000);
   t.is(connection.state, 'ESTABLISHED');
+});
+
+test('tiny windows: no more packets than acknowledgements, and no buffer grows', (t) => {
+  const { s, ours, theirs, connection } = sending(t, 100_000, 0);
+  s.advance(1_000_000);
+  let una = ours;
+  let packets = 0;
+  const rounds = 1_000;
+  for (let i = 0; i < rounds; i++) {
+    // 128 bytes (the scale is 7), where a segment has 1,000; never more than that was offered.
+    const out = s.give(segment({ flags: ack, seq: theirs, ack: una, window: 1 }));
+    packets += out.length;
+    const last = out.at(-1)?.tcp;
+    if (last != null && last.length > 0) una = (last.seq + last.length) | 0;
+    s.now += 1_000;
+  }
+  t.true(packets <= rounds, `${packets} packets`);
+  t.true(connection.unacknowledged <= 100_000);
+  t.is(connection.state, 'ESTABLISHED');
+  t.true(s.counter('windows-tiny') > rounds / 2, String(s.counter('windows-tiny')));
 });
 
 test('memory of all connections is bounded: out-of-order data is refused above it, in-order data still comes', (t) => {
@@ -282,6 +306,47 @@ test('memory of all connections is bounded: out-of-order data is refused above i
   const last = numbers[49]!;
   s.give(segment({ port: 4_049, flags: ack, seq: last.theirs, ack: last.ours, payload: Buffer.from('in order') }));
   t.true(s.accepted[49]!.connection!.readable > 0);
+  t.true(s.counter('out-of-order-refused') > 1_500, String(s.counter('out-of-order-refused')));
+});
+
+test('a hole behind every byte: so many ranges, and no more; what is refused is counted', (t) => {
+  const s = new StackUnderTest();
+  s.listen(80);
+  const { ours, theirs } = open(s, 4_000, 5_000, {
+    fields: (f) => Object.assign(f, { sackPermitted: true, windowScale: 7 }),
+  });
+  for (let i = 1; i <= 3_000; i++) {
+    s.give(segment({ flags: ack, seq: theirs + 2 * i, ack: ours, payload: Uint8Array.of(1) }));
+  }
+  t.is(s.counter('out-of-order-refused'), 3_000 - MAX_RANGES);
+  t.is(s.counter('buffered-bytes'), MAX_RANGES);
+});
+
+test('honest acknowledgements, blocks and windows are none of what is counted', (t) => {
+  const { s, ours, theirs, connection } = sending(t, 200_000);
+  const say = (n: number, blocks: number[], window = 4_000) =>
+    s.give(
+      segment({
+        flags: ack,
+        seq: theirs,
+        ack: ours + n,
+        window,
+        fields: (f) => {
+          f.sackCount = blocks.length / 2;
+          blocks.forEach((b, i) => {
+            f.sack[i] = (ours + b) | 0;
+          });
+        },
+      }),
+    );
+  say(1_000, []);
+  say(1_000, [2_000, 4_000]);
+  // The last again, and a duplicate in front (RFC 2883).
+  say(1_000, [0, 1_000, 2_000, 5_000]);
+  say(8_000, []);
+  say(8_000, [], 0);
+  t.true(connection.unacknowledged < 200_000);
+  for (const name of ['acks-split', 'sack-blocks-odd', 'windows-tiny']) t.is(s.counter(name), 0, name);
 });
 
 test('ISNs: not predictable from another connection, rising for the same one (RFC 6528)', (t) => {

@@ -417,6 +417,9 @@ export class Network {
   private readonly next: number[][] = [];
   private readonly peers: Map<number, Peer>[] = [];
 
+  /** Sees what peers send and receive, at their node. */
+  record: ((node: number, now: Micros, frame: Uint8Array) => void) | null = null;
+
   constructor(private readonly world: World) {}
 
   addNode(): number {
@@ -454,7 +457,12 @@ export class Network {
     for (const [i, node] of [a, b].entries()) {
       const peer = peers[i]!;
       this.peers[node]!.set(peer.config.localPort * 65_536 + peer.config.remotePort, peer);
-      peer.out = { send: (frame: Uint8Array) => this.arrive(node, frame) };
+      peer.out = {
+        send: (frame: Uint8Array) => {
+          this.record?.(node, this.world.now, frame);
+          this.arrive(node, frame);
+        },
+      };
     }
     return peers;
   }
@@ -464,6 +472,7 @@ export class Network {
     const to = frame[HEADER + (v4 ? 19 : 39)]! - 1;
     if (to === node) {
       // Delivered by an event of its own, as an interrupt would.
+      this.record?.(node, this.world.now, frame);
       this.peerOf(frame, false)?.receive(frame);
       return;
     }

@@ -13,6 +13,7 @@ import { Output } from './output.js';
 import { Path, reasonOf } from './path.js';
 import { isPredicted } from './prediction.js';
 import { Receiver } from './receiver.js';
+import { lastAck } from './recovery.js';
 import { RetransmitTimer } from './retransmit-timer.js';
 import { type Plan, Sender } from './sender.js';
 import { type Seq, seqAdd } from './seq.js';
@@ -26,6 +27,7 @@ import {
   type IcmpKind,
   optionsWith,
   type TcpConfig,
+  type TcpCounters,
   TcpEvent,
   type TcpOptions,
   type TcpReason,
@@ -283,6 +285,8 @@ export class TcpConnection implements TcpSurface {
       return false;
     }
     if (verdict === 'old') return true;
+    const { counters } = this.config;
+    if (counters !== undefined) countOddities(counters, sender);
     this.handleAcknowledged(now);
     return true;
   }
@@ -626,4 +630,10 @@ export class TcpConnection implements TcpSurface {
     this.receiver.clear();
     this.fail(reason);
   }
+}
+
+function countOddities(counters: TcpCounters, sender: Sender): void {
+  if (lastAck.cut) counters['acks-split']++;
+  counters['sack-blocks-odd'] += lastAck.oddBlocks;
+  if (sender.wnd > 0 && sender.wnd < sender.mss && sender.unsent > 0) counters['windows-tiny']++;
 }

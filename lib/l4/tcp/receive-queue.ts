@@ -7,6 +7,8 @@
 // So a segment costs a copy and no allocation, a batch of segments is one region and one read, and an idle connection
 // holds nothing. Who keeps a buffer keeps its arena alive, as with Node's own pool; small pieces are copied out of it.
 
+import { copyBytes } from './copy-bytes.js';
+
 const ARENA = 65_536;
 /** A payload of this size gets a buffer of its own where the arena would cut it in two. */
 const WHOLE = 8_192;
@@ -24,11 +26,6 @@ interface Region {
 
 const NOTHING: Region[] = [];
 
-/** A Buffer's own `subarray` costs half as much again. */
-function view(buf: Uint8Array, at: number, length: number): Uint8Array {
-  return new Uint8Array(buf.buffer, buf.byteOffset + at, length);
-}
-
 export class ReceiveQueue {
   /** Never changed while empty: all empty queues share one. */
   private regions: Region[] = NOTHING;
@@ -39,7 +36,7 @@ export class ReceiveQueue {
     this.length += length;
     if (length >= WHOLE && length > ARENA - arenaEnd) {
       const own = Buffer.allocUnsafeSlow(length);
-      own.set(view(buf, at, length));
+      copyBytes(buf, at, length, own, 0);
       this.push({ bytes: own, start: 0, end: length });
       return;
     }
@@ -49,7 +46,7 @@ export class ReceiveQueue {
         arenaEnd = 0;
       }
       const n = Math.min(length, ARENA - arenaEnd);
-      arena.set(view(buf, at, n), arenaEnd);
+      copyBytes(buf, at, n, arena, arenaEnd);
       const last = this.regions[this.regions.length - 1];
       if (last !== undefined && last.bytes === arena && last.end === arenaEnd) last.end += n;
       else this.push({ bytes: arena, start: arenaEnd, end: arenaEnd + n });

@@ -141,12 +141,16 @@ export class Receiver {
 
   private takeOutOfOrder(start: Seq, end: Seq, buf: Uint8Array, at: number, n: number): void {
     this.ackNow = true;
-    if (this.memory !== undefined && this.memory.used > this.memory.limit) return;
+    const { memory } = this;
+    if (memory !== undefined && memory.used > memory.limit) {
+      memory.refused++;
+      return;
+    }
     const r = (this.reassembler ??= new Reassembler());
     if (r.covers(start, end)) this.setDsack(start, end);
     else {
       const before = r.length;
-      r.insert(start, buf, at, n);
+      if (!r.insert(start, buf, at, n) && memory !== undefined) memory.refused++;
       this.charge(r.length - before);
     }
   }

@@ -25,7 +25,7 @@ const DUPTHRESH = 3;
 const LOCAL_RTT: Micros = 2_000;
 const LOCAL_WINDOW = 512 * 1024;
 
-/** Of the acknowledgement (or the timer) in hand: one for all connections, since nothing of it outlasts the call. */
+/** Of the acknowledgement (or the timer) in hand: one for all connections, since nothing of it outlasts the call of its connection. */
 const inHand = {
   now: 0,
   delivered: 0,
@@ -34,7 +34,12 @@ const inHand = {
   tsecr: 0,
   hasEcho: false,
   deliveredAgain: false,
+  cut: false,
+  oddBlocks: 0,
 };
+
+/** What only a peer that means no good says: an acknowledgement that ends inside a segment, and so many such SACK blocks. */
+export const lastAck: Readonly<Pick<typeof inHand, 'cut' | 'oddBlocks'>> = inHand;
 
 export class LossRecovery implements DeliveryListener {
   state: RecoveryState = 'open';
@@ -121,11 +126,13 @@ export class LossRecovery implements DeliveryListener {
     const flight = board.outstanding;
     this.rack.handleAckBegin();
     inHand.deliveredAgain = false;
-    if (advanced > 0) board.ackTo(ack, this);
+    inHand.cut = advanced > 0 && board.ackTo(ack, mss, this);
+    inHand.oddBlocks = 0;
     // What lay behind a hole may have arrived long ago, and is only now acknowledged: no sample (Karn; so Linux).
     if (inHand.deliveredAgain) inHand.sampleSentAt = -1;
-    if (this.sackEnabled) board.handleSack(segment.sack, dsack ? 1 : 0, segment.sackCount, mss, this);
-    else this.countDuplicates(duplicate && board.count > 0, advanced, mss);
+    if (this.sackEnabled) {
+      inHand.oddBlocks = board.handleSack(segment.sack, dsack ? 1 : 0, segment.sackCount, mss, this);
+    } else this.countDuplicates(duplicate && board.count > 0, advanced, mss);
 
     const sample = this.sample(advanced);
     if (!Number.isNaN(sample)) this.rtt.handleSample(now, sample);

@@ -137,8 +137,11 @@ export class Scoreboard {
     this.starts[j + 1] = at;
   }
 
-  /** Cumulative acknowledgement: entries below `ack` leave; one that is partly covered is cut. */
-  ackTo(ack: Seq, listener: DeliveryListener): void {
+  /**
+   * Cumulative acknowledgement: entries below `ack` leave; one that is partly covered is cut. True: `ack` lies inside a segment,
+   * which no receiver of whole segments says.
+   */
+  ackTo(ack: Seq, mss: number, listener: DeliveryListener): boolean {
     while (this.head < this.tail && seqLe(this.ends[this.head]!, ack)) {
       const j = this.head;
       this.forget(j, this.bytes(j));
@@ -148,7 +151,7 @@ export class Scoreboard {
     }
     if (this.head === this.tail) {
       this.reset();
-      return;
+      return false;
     }
     const j = this.head;
     const part = seqDiff(ack, this.starts[j]!);
@@ -157,6 +160,7 @@ export class Scoreboard {
       if (!(this.marks[j]! & Mark.sacked)) listener.onDelivered(ack, part, this.times[j]!, this.marks[j]!);
       this.starts[j] = ack;
     }
+    return part > 0 && part % mss !== 0;
   }
 
   private forget(j: number, bytes: number): void {
@@ -170,19 +174,31 @@ export class Scoreboard {
 
   /**
    * Applies the SACK blocks `blocks[2 * from ...]`, `count` of them, of one acknowledgement. Blocks outside
-   * [head, tail) are ignored (RFC 2018 says nothing of them; they are old, or forged).
+   * [head, tail) are ignored (RFC 2018 says nothing of them; they are old, or forged). Returns how many blocks were, or had an
+   * edge inside a segment.
    */
-  handleSack(blocks: Int32Array, from: number, count: number, mss: number, listener: DeliveryListener): void {
-    if (this.head === this.tail) return;
+  handleSack(blocks: Int32Array, from: number, count: number, mss: number, listener: DeliveryListener): number {
+    if (this.head === this.tail) return 0;
+    let odd = 0;
     for (let b = from; b < count; b++) {
       const start = blocks[2 * b]!;
       const end = blocks[2 * b + 1]!;
-      if (!seqLt(start, end) || seqGt(end, this.ends[this.tail - 1]!) || seqLt(start, this.starts[this.head]!))
+      if (!seqLt(start, end) || seqGt(end, this.ends[this.tail - 1]!) || seqLt(start, this.starts[this.head]!)) {
+        odd++;
         continue;
+      }
+      if (this.cutsSegment(start, mss) || this.cutsSegment(end, mss)) odd++;
       this.sackFresh(start, end, mss, listener);
     }
     this.seen = count > from ? [] : NOTHING_SEEN;
     for (let b = from; b < count; b++) this.seen.push(blocks[2 * b]!, blocks[2 * b + 1]!);
+    return odd;
+  }
+
+  /** No segment that was sent begins or ends at `at`, which is in flight. */
+  private cutsSegment(at: Seq, mss: number): boolean {
+    const i = this.find(at);
+    return i < this.count && seqLt(this.start(i), at) && seqDiff(at, this.start(i)) % mss !== 0;
   }
 
   /** As sackRange, without what a block of the previous acknowledgement covered already. */

@@ -96,12 +96,26 @@ export interface TcpConfig {
   readonly options: Readonly<TcpOptions>;
   /** Bytes buffered by all connections of the stack, with a bound; shared. */
   readonly memory?: TcpMemory;
+  /** The same for all connections of the stack. */
+  readonly counters?: TcpCounters;
 }
 
 /** Bound over all connections. Above `limit` windows stop growing and out-of-order data is refused. */
 export interface TcpMemory {
   used: number;
   readonly limit: number;
+  /** Segments out of order that were not kept: above the limit, or with too many holes between them. */
+  refused: number;
+}
+
+/** What peers of all connections do that honest ones do not; each is answered as its rule says and costs no more than that. */
+export interface TcpCounters {
+  /** Acknowledgements that end inside a segment (RFC 3465 §2.1: they gain nothing, windows grow by bytes). */
+  'acks-split': number;
+  /** SACK blocks of what is not in flight, or with an edge inside a segment: ignored, or taken for the whole segments they hold. */
+  'sack-blocks-odd': number;
+  /** Windows smaller than a segment, while data waits. */
+  'windows-tiny': number;
 }
 
 /** What a SYN cookie has preserved of the SYN it answered. */

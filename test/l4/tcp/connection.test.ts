@@ -102,7 +102,7 @@ test('super-packets: up to 64 KiB, whole segments, partial checksum, and they fi
 });
 
 test('the memory of all connections is accounted, and given back', (t) => {
-  const memory: TcpMemory = { used: 0, limit: 64e6 };
+  const memory: TcpMemory = { used: 0, limit: 64e6, refused: 0 };
   const world = new World(3);
   const [a, b] = makePeers(world, {}, { memory });
   join(world, a, b, { loss: 0.05, reorder: 0.1, duplicate: 0.05, delay: 5_000, mtu: 1_300 });
@@ -124,7 +124,7 @@ test('the memory of all connections is accounted, and given back', (t) => {
 });
 
 test('above the bound of all connections out-of-order data is refused, data in order is not', (t) => {
-  const memory: TcpMemory = { used: 1_000, limit: 500 };
+  const memory: TcpMemory = { used: 1_000, limit: 500, refused: 0 };
   const pair = new Pair(4_001, { memory });
   const segment = new TcpSegment();
   let frames: Uint8Array[] = [];

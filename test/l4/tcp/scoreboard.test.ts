@@ -61,7 +61,7 @@ test('counts what a bitmap counts, delivers every byte once, splits only between
           set(Math.ceil(start / MSS) * MSS, Math.floor(end / MSS) * MSS, { sacked: true, lost: false, again: false });
         } else if (s.op === 'ack') {
           una = Math.min(nxt, una + s.segments * MSS);
-          board.ackTo(at(una), listener);
+          board.ackTo(at(una), MSS, listener);
         } else if (s.op === 'lose') {
           if (board.count === 0) continue;
           const i = s.nth % board.count;
