@@ -16,6 +16,7 @@ import {
   chooseReliability,
   endSession,
   FLOW,
+  guardClose,
   loadWebTransport,
   PATH,
   type WebTransportSession,
@@ -60,6 +61,7 @@ async function dial(options: WebTransportOptions, address: string, signal: Abort
   signal.addEventListener('abort', aborted, { once: true });
   try {
     await Promise.race([session.ready, session.closed.then(() => Promise.reject(failed('the session was refused')))]);
+    guardClose(session);
     const stream = await openStream(session);
     const duplex = new DuplexStream(stream, `webtransport://${authority}`, true);
     closeWith(session, stream);
@@ -214,6 +216,7 @@ class Acceptor {
     const timeout = AbortSignal.timeout(handshakeTimeout / MS);
     try {
       await session.ready;
+      guardClose(session);
       const stream = await this.firstStream(session, timeout);
       closeWith(session, stream);
       const duplex = new DuplexStream(stream, remote, true);
