@@ -2,6 +2,7 @@
 // kernel where a TUN device is asked for.
 
 import { EventEmitter } from 'node:events';
+import { isIP } from 'node:net';
 import { join } from 'node:path';
 import {
   type Clock,
@@ -232,6 +233,8 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
     this.hold.ref();
   }
 
+  /** Called when more may be known of who has which address. */
+  private readonly peerWaiters = new Set<() => void>();
   private readonly flushState: () => Promise<void>;
 
   /** This node's addresses as text. */
@@ -259,6 +262,10 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
       random: this.random,
       resolver: (name) => this.resolve(name),
       peerOf: (address) => this.peerOf(address),
+      onPeers: (fn) => {
+        this.peerWaiters.add(fn);
+        return () => this.peerWaiters.delete(fn);
+      },
       ...(this.network === null ? {} : { hostPorts: hostPorts(() => this.vrf.endpoint.addresses) }),
       ...this.socketOptions,
     });
@@ -364,8 +371,15 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
     );
   }
 
-  /** ICMP echo from this process. */
-  ping(address: string, options: PingOptions = {}): Promise<PingReport> {
+  /** ICMP echo from this process to an address, or to a name as `net.connect` takes them (its first address). */
+  async ping(host: string, options: PingOptions = {}): Promise<PingReport> {
+    const address = isIP(host) !== 0 ? host : this.resolve(host.toLowerCase())[0];
+    if (address === undefined) {
+      throw new KubeBusError(
+        'ERR_INVALID_ARGUMENT',
+        `${host} is no address, and tenant ${this.tenant} has no node of that name`,
+      );
+    }
     return this.pinger.ping(address, options);
   }
 
@@ -403,6 +417,7 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
   }
 
   private tellRoutes(): void {
+    for (const fn of this.peerWaiters) fn();
     if (this.listenerCount('routes') > 0) this.emit('routes', this.routes());
   }
 

@@ -39,6 +39,8 @@ export interface NetOptions extends StackOptions {
   readonly resolver?: Resolver;
   /** Who has an address. **Default:** nobody knows. */
   readonly peerOf?: (address: string) => Peer | undefined;
+  /** Calls `fn` whenever `peerOf` may know more; returns what ends that. **Default:** it never does. */
+  readonly onPeers?: (fn: () => void) => () => void;
   /** Ports that the host's kernel uses on the same addresses (a node with a TUN device). **Default:** none. */
   readonly hostPorts?: HostPorts;
 }
@@ -96,12 +98,18 @@ export interface Net extends HttpAgents {
 /** Sockets on an IpEndpoint. */
 export function createNet(endpoint: IpEndpoint, options: NetOptions = {}): Net {
   const { clock = systemClock, random = systemRandom, resolver = () => [], peerOf = () => undefined } = options;
-  const { hostPorts } = options;
+  const { hostPorts, onPeers } = options;
   const driver = new Driver(endpoint, clock, random, {
     ...(hostPorts === undefined ? {} : { ports: hostPorts.ephemeral }),
     ...options,
   });
-  const context: SocketContext = { driver, resolver, peerOf, hostPorts: hostPorts ?? null };
+  const context: SocketContext = {
+    driver,
+    resolver,
+    peerOf,
+    hostPorts: hostPorts ?? null,
+    ...(onPeers && { onPeers }),
+  };
 
   // Sockets of servers are made without the class below: one prototype less to walk, and `instanceof` holds for both.
   class NodeSocket extends Socket {

@@ -24,6 +24,7 @@ import {
   validatePort,
   validateTimeout,
 } from './driver/errors.js';
+import { identify } from './driver/identify.js';
 import type { HandleOwner, TcpHandle } from './driver/tcp-handle.js';
 import type { Server } from './server.js';
 import type { TcpOptions } from './tcp/types.js';
@@ -194,6 +195,15 @@ export class Socket extends Duplex implements HandleOwner {
   get peer(): Peer | undefined {
     const { address } = this._getpeername();
     return address === undefined ? undefined : this.context.peerOf(address);
+  }
+
+  /**
+   * The same as a promise, for right after a node has joined: its first packets can be here before its name. Resolves with
+   * undefined when the name is not there after `timeoutMs`.
+   */
+  identify({ timeoutMs = 1_000 }: { timeoutMs?: number } = {}): Promise<Peer | undefined> {
+    const { address } = this._getpeername();
+    return address === undefined ? Promise.resolve(undefined) : identify(this.context, address, timeoutMs);
   }
 
   get _connecting(): boolean {

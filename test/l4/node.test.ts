@@ -61,7 +61,45 @@ test('net, http, agent, dispatcher, dgram and ping of a node, without root', asy
   t.is(String((await once(asker, 'message'))[0]), 'ping');
   udp.close();
   asker.close();
-  t.is((await other.ping(node.addresses[0]!, { count: 1 })).lost, 0);
+  for (const host of [node.addresses[0]!, 'edge-1', 'Edge-1.acme.kubebus', 'edge-2', ...other.gateway]) {
+    t.is((await other.ping(host, { count: 1 })).lost, 0, host);
+  }
+  const unknown = await t.throwsAsync(other.ping('edge-9'), { code: 'ERR_INVALID_ARGUMENT' });
+  t.regex(unknown!.message, /edge-9 .*tenant acme has no node of that name/);
+});
+
+test('who the other end is, also of a node whose name comes after its first packets', async (t) => {
+  const transport = memoryTransport();
+  const cloud = await KubeBusCloud.start({ transports: [transport], tenants: { acme: { pools: ['10.80.0.0/16'] } } });
+  const join = (node: string) => KubeBusNode.join({ cloud: cloud.addresses, transport, tenant: 'acme', node });
+  const server = await join('server');
+  t.teardown(async () => {
+    await server.stop();
+    await cloud.stop();
+  });
+  const seen: unknown[] = [];
+  server.net
+    .createServer((socket) => {
+      socket.on('error', () => {});
+      const early = socket.peer;
+      void socket.identify().then((peer) => {
+        seen.push(early);
+        socket.end(JSON.stringify(peer));
+      });
+    })
+    .listen(9);
+  for (let i = 0; i < 5; i++) {
+    const node = await join(`node-${i}`);
+    const socket = node.net.connect({ host: server.addresses[0]!, port: 9 });
+    t.deepEqual(JSON.parse(String((await once(socket, 'data'))[0])), { tenant: 'acme', node: `node-${i}` });
+    await node.stop();
+  }
+  t.true(seen.includes(undefined), 'in this test names come late, or it shows nothing');
+  // Nobody is there (yet).
+  const lone = server.net.connect({ host: '10.80.9.9', port: 1 });
+  lone.on('error', () => {});
+  t.is(await lone.identify({ timeoutMs: 10 }), undefined);
+  lone.destroy();
 });
 
 test('an http.Server of node:http takes connections of node.net', async (t) => {

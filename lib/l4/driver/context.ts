@@ -17,6 +17,8 @@ export interface SocketContext {
   readonly driver: Driver;
   readonly resolver: Resolver;
   readonly peerOf: (address: string) => Peer | undefined;
+  /** Calls `fn` whenever `peerOf` may know more; returns what ends that. */
+  readonly onPeers?: (fn: () => void) => () => void;
   /** Where the kernel has the same addresses; null: nobody else has them. */
   readonly hostPorts: HostPorts | null;
 }
