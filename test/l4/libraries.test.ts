@@ -1,17 +1,25 @@
 // Unmodified libraries on our sockets: what they get is an http.Server, an agent, a connector or a socket.
 
+import { spawn } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
+import { mkdtempSync, rmSync } from 'node:fs';
 import * as http from 'node:http';
 import * as https from 'node:https';
 import * as net from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import * as tls from 'node:tls';
 import autocannon from 'autocannon';
 import test from 'ava';
 import express from 'express';
 import Fastify from 'fastify';
+import { AbstractConnector, Redis, type RedisOptions } from 'ioredis';
 import { Agent, fetch, request } from 'undici';
 import { WebSocket, WebSocketServer } from 'ws';
+import { has } from '../../examples/lab/netns.js';
 import { createAuthority } from '../../lib/join/driver/pki.js';
+import { kernelTest } from '../support/kernel.js';
 import { makeWorld } from '../support/l4-pair.js';
 
 const { nodes, close } = makeWorld(2);
@@ -177,3 +185,76 @@ test('autocannon through a forwarded port: no error in a thousand requests', asy
   forward.close();
   server.close();
 });
+
+const noRedis = has('redis-server') ? null : 'the program redis-server';
+kernelTest(noRedis)(
+  'ioredis to a real redis-server behind a node: commands, pipelines, transactions, pub/sub',
+  async (t) => {
+    const directory = mkdtempSync(join(tmpdir(), 'kubebus-redis-'));
+    const path = join(directory, 'socket');
+    const args = ['--port', '0', '--unixsocket', path, '--dir', directory, '--save', '', '--appendonly', 'no'];
+    const server = spawn('redis-server', args, { stdio: ['ignore', 'pipe', 'inherit'] });
+    t.teardown(async () => {
+      server.kill();
+      if (server.exitCode === null) await once(server, 'exit');
+      rmSync(directory, { recursive: true });
+    });
+    for await (const line of server.stdout) if (String(line).includes('ready to accept connections')) break;
+    server.stdout.resume();
+    // The node hands the connections on to the server of its host.
+    const forward = b.l4.net.createServer((s) => {
+      const host = net.connect(path);
+      s.pipe(host).pipe(s);
+      s.on('error', () => host.destroy());
+      host.on('error', () => s.destroy());
+    });
+    forward.listen(6379);
+
+    // Its own extension point: who makes the connection.
+    class Overlay extends AbstractConnector {
+      constructor(private readonly o: RedisOptions) {
+        super(1_000);
+      }
+      connect(): Promise<net.Socket> {
+        this.connecting = true;
+        const stream = a.l4.net.connect(this.o.port!, this.o.host!) as unknown as net.Socket;
+        this.stream = stream;
+        return Promise.resolve(stream);
+      }
+    }
+    const options = { host: 'edge-2', port: 6379, Connector: Overlay as never };
+    const redis = new Redis(options);
+    const failures: Error[] = [];
+    redis.on('error', (error) => failures.push(error));
+    t.is(await redis.set('greeting', 'hello'), 'OK');
+    t.is(await redis.get('greeting'), 'hello');
+    const large = randomBytes(3_000_000);
+    await redis.set('large', large);
+    t.true((await redis.getBuffer('large'))!.equals(large));
+    const pipeline = redis.pipeline();
+    for (let i = 0; i < 2_000; i++) pipeline.incr('count');
+    t.is((await pipeline.exec())!.at(-1)![1], 2_000);
+    t.deepEqual(await redis.multi().set('x', 1).get('x').exec(), [
+      [null, 'OK'],
+      [null, '1'],
+    ]);
+
+    const listener = new Redis(options);
+    listener.on('error', (error) => failures.push(error));
+    await listener.subscribe('news');
+    const message = once(listener, 'message');
+    t.is(await redis.publish('news', 'here'), 1);
+    t.deepEqual(await message, ['news', 'here']);
+
+    // Its connection lost, it connects again over the overlay and goes on.
+    const again = once(redis, 'ready');
+    redis.stream.destroy();
+    await again;
+    t.is(await redis.get('greeting'), 'hello');
+    t.deepEqual(failures, []);
+    await redis.quit();
+    await listener.quit();
+    forward.close();
+    await once(forward, 'close');
+  },
+);
