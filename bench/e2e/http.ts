@@ -1,20 +1,23 @@
 // The http bench: requests/s and latency by wrk, for one proxy alone (ours beside http-proxy) and for the whole way from a gateway to a service
-// behind NAT (KubeBus beside nginx -> nginx over `ssh -R`). The service is nginx. All on loopback of one machine, one run.
+// behind NAT (KubeBus beside nginx -> nginx over `ssh -R` and over a VPN). The service is nginx. All on one machine, one run.
 
-import { type ChildProcess, execFile, fork, spawn, spawnSync } from 'node:child_process';
+import { type ChildProcess, execFile, fork, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { chmod, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { createServer } from 'node:net';
-import { tmpdir, userInfo } from 'node:os';
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
+import type { Lab } from '../../examples/lab/netns.js';
 import { cloudNames, createAuthority, nodeNames } from '../../lib/join/driver/pki.js';
+import { freePort, front, nginx, overVpn, reverseTunnel, status, VPN } from './http-peers.js';
+import { SUBJECTS as VPNS } from './subjects.js';
+import { buildWhenStale } from './vpn.js';
 
 const run = promisify(execFile);
 const SIZES = { '0 B': 0, '1 KB': 1024, '1 MB': 1024 * 1024 } as const;
 type Size = keyof typeof SIZES;
-const SUBJECTS = ['direct', 'http-proxy', 'client proxy', 'ssh -R + nginx', 'whole way'] as const;
+const SUBJECTS = ['direct', 'http-proxy', 'client proxy', 'ssh -R + nginx', 'VPN + nginx', 'whole way'] as const;
 type Subject = (typeof SUBJECTS)[number];
 
 export interface HttpRow {
@@ -27,8 +30,16 @@ export interface HttpRow {
   readonly p99Ms: number;
 }
 
+/** From the request to the first byte of the answer, one request at a time on one connection, 1 MB bodies. */
+export interface FirstByte {
+  readonly subject: Subject;
+  readonly p50Ms: number;
+  readonly p99Ms: number;
+}
+
 export interface HttpReport {
   readonly rows: readonly HttpRow[];
+  readonly firstByte?: readonly FirstByte[];
   readonly missing: readonly string[];
 }
 
@@ -38,6 +49,8 @@ export interface HttpOptions {
   readonly log: (line: string) => void;
 }
 
+const WARM_SECONDS = 4;
+
 const have = (command: string) => spawnSync('which', [command]).status === 0;
 
 export async function httpBench({ seconds, smoke, log }: HttpOptions): Promise<HttpReport> {
@@ -46,6 +59,7 @@ export async function httpBench({ seconds, smoke, log }: HttpOptions): Promise<H
   const dir = await mkdtemp(join(tmpdir(), 'kubebus-bench-'));
   const children: ChildProcess[] = [];
   const missing: string[] = [];
+  let lab: Lab | null = null;
   try {
     await certificates(dir);
     const service = await freePort();
@@ -54,9 +68,11 @@ export async function httpBench({ seconds, smoke, log }: HttpOptions): Promise<H
       await writeFile(join(dir, 'www', name.replace(' ', '')), Buffer.alloc(bytes, 120));
     await nginx(dir, 'service', `listen 127.0.0.1:${service}; root ${dir}/www;`, '', children);
     const target = `http://127.0.0.1:${service}`;
+    buildWhenStale(log);
+    const role = fileURLToPath(new URL('./http-role.mjs', import.meta.url));
     const start = async (...args: string[]) => {
-      const child = fork(fileURLToPath(new URL('./http-role.ts', import.meta.url)), args, {
-        execArgv: ['--import', import.meta.resolve('tsx')],
+      const child = fork(role, args, {
+        execArgv: [],
       });
       children.push(child);
       const [ready] = (await once(child, 'message')) as [{ port: number; address?: string }];
@@ -72,17 +88,20 @@ export async function httpBench({ seconds, smoke, log }: HttpOptions): Promise<H
       missing.push(`ssh -R: ${error.message}`);
       return null;
     });
-    if (ssh !== null) {
-      const front = await freePort();
-      await nginx(
-        dir,
-        'front',
-        `listen 127.0.0.1:${front}; location / { proxy_pass http://up; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off; }`,
-        `upstream up { server 127.0.0.1:${ssh}; keepalive 256; }`,
-        children,
-      );
-      bases.set('ssh -R + nginx', `http://127.0.0.1:${front}`);
+    if (ssh !== null) bases.set('ssh -R + nginx', await front(dir, ssh, children));
+    if (process.getuid?.() !== 0 || !VPNS.find((v) => v.name === VPN)!.programs.every(have))
+      missing.push(`nginx over a VPN (${VPN} and root are needed)`);
+    else if (!smoke) {
+      const vpn = await overVpn(join(dir, 'www')).catch((error: Error) => {
+        missing.push(`nginx over a VPN: ${error.message}`);
+        return null;
+      });
+      if (vpn !== null) bases.set('VPN + nginx', vpn.url);
+      lab = vpn?.lab ?? null;
     }
+    /** Where a caller of the subject stands. */
+    const at = (subject: Subject): string[] =>
+      subject === 'VPN + nginx' ? ['ip', 'netns', 'exec', lab!.full('cloud')] : [];
     const rows: HttpRow[] = [];
     for (const size of smoke ? (['1 KB'] as const) : (Object.keys(SIZES) as Size[])) {
       for (const connections of smoke || size === '1 MB' ? [8] : [1, 32]) {
@@ -90,20 +109,47 @@ export async function httpBench({ seconds, smoke, log }: HttpOptions): Promise<H
           const base = bases.get(subject);
           if (base === undefined) continue;
           const url = `${base}/${size.replace(' ', '')}`;
-          await ready(url);
-          rows.push({ subject, size, connections, ...(await wrk(url, connections, smoke ? 1 : seconds)) });
+          if (subject !== 'VPN + nginx') await ready(url);
+          // What is compiled while it runs is measured when it is compiled.
+          if (!smoke && rows.every((row) => row.subject !== subject)) await wrk(at(subject), url, 32, WARM_SECONDS);
+          rows.push({ subject, size, connections, ...(await wrk(at(subject), url, connections, smoke ? 1 : seconds)) });
           log(`http: ${subject}, ${size}, ${connections} connections: ${rows.at(-1)!.requestsPerSecond.toFixed(0)}/s`);
         }
       }
     }
-    return { rows, missing };
+    const firstByte: FirstByte[] = [];
+    for (const subject of have('curl') ? SUBJECTS : []) {
+      const base = bases.get(subject);
+      if (base !== undefined)
+        firstByte.push({ subject, ...(await timeToFirstByte(at(subject), `${base}/1MB`, smoke ? 20 : 500)) });
+    }
+    return { rows, firstByte, missing };
   } finally {
+    await lab?.down();
     for (const child of children.reverse()) child.kill('SIGTERM');
     await Promise.all(
       children.map((child) => (child.exitCode === null && child.signalCode === null ? once(child, 'exit') : null)),
     );
     await rm(dir, { recursive: true, force: true });
   }
+}
+
+async function timeToFirstByte(
+  at: readonly string[],
+  url: string,
+  count: number,
+): Promise<{ p50Ms: number; p99Ms: number }> {
+  // curl keeps its connection from one URL to the next.
+  const format = ['-w', '%{time_pretransfer} %{time_starttransfer}\\n'];
+  const [program, ...args] = [...at, 'curl', '-s', ...format, '-o', '/dev/null', `${url}?[1-${count}]`];
+  const { stdout } = await run(program!, args);
+  const times = stdout
+    .trim()
+    .split('\n')
+    .map((line) => line.split(' ').map(Number))
+    .map(([from, to]) => (to! - from!) * 1000)
+    .sort((a, b) => a - b);
+  return { p50Ms: times[Math.floor(times.length / 2)]!, p99Ms: times[Math.floor(times.length * 0.99)]! };
 }
 
 async function certificates(dir: string): Promise<void> {
@@ -120,83 +166,6 @@ async function certificates(dir: string): Promise<void> {
   await write('acme-edge-1', await ca.issue({ name: 'edge-1', days: 1, names: nodeNames('acme', 'edge-1', []) }));
 }
 
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as { port: number };
-  server.close();
-  await once(server, 'close');
-  return port;
-}
-
-async function nginx(dir: string, name: string, server: string, http: string, children: ChildProcess[]): Promise<void> {
-  const own = join(dir, name);
-  await mkdir(own);
-  const temp = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi'].map((t) => `${t}_temp_path ${own}/${t};`).join(' ');
-  await writeFile(
-    join(own, 'nginx.conf'),
-    `daemon off; master_process off; pid ${own}/pid; error_log ${own}/log; events { worker_connections 2048; }
-     http { access_log off; keepalive_requests 100000000; ${temp} ${http} server { ${server} } }`,
-  );
-  children.push(spawn('nginx', ['-c', join(own, 'nginx.conf')], { stdio: 'ignore' }));
-}
-
-/** sshd and `ssh -R` of our own on loopback; resolves with the port that leads to the service. */
-async function reverseTunnel(dir: string, service: number, children: ChildProcess[]): Promise<number> {
-  const sshd = '/usr/sbin/sshd';
-  await run('ssh-keygen', ['-q', '-t', 'ed25519', '-N', '', '-f', join(dir, 'host')]);
-  await run('ssh-keygen', ['-q', '-t', 'ed25519', '-N', '', '-f', join(dir, 'user')]);
-  await run('cp', [join(dir, 'user.pub'), join(dir, 'authorized')]);
-  await chmod(join(dir, 'authorized'), 0o600);
-  const [port, far] = [await freePort(), await freePort()];
-  await writeFile(
-    join(dir, 'sshd_config'),
-    `Port ${port}\nListenAddress 127.0.0.1\nHostKey ${dir}/host\nAuthorizedKeysFile ${dir}/authorized\nStrictModes no\nUsePAM no\nPidFile none\nPermitRootLogin yes\nMaxSessions 1000\n`,
-  );
-  if (process.getuid?.() === 0) await mkdir('/run/sshd', { recursive: true });
-  children.push(spawn(sshd, ['-D', '-f', join(dir, 'sshd_config')], { stdio: 'ignore' }));
-  const args = [
-    '-i',
-    join(dir, 'user'),
-    '-p',
-    String(port),
-    '-N',
-    '-o',
-    'StrictHostKeyChecking=no',
-    '-o',
-    `UserKnownHostsFile=${dir}/known`,
-    '-o',
-    'ExitOnForwardFailure=yes',
-  ];
-  for (let tries = 0; tries < 20; tries++) {
-    const client = spawn(
-      'ssh',
-      [...args, '-R', `127.0.0.1:${far}:127.0.0.1:${service}`, `${userInfo().username}@127.0.0.1`],
-      { stdio: 'ignore' },
-    );
-    client.on('error', () => {});
-    for (let i = 0; i < 20 && client.exitCode === null; i++) {
-      await new Promise((resolve) => setTimeout(resolve, 100));
-      if ((await status(`http://127.0.0.1:${far}/0B`)) === '200') {
-        children.push(client);
-        return far;
-      }
-    }
-    client.kill();
-  }
-  throw new Error('no tunnel came up');
-}
-
-async function status(url: string): Promise<string> {
-  return fetch(url).then(
-    async (r) => {
-      await r.arrayBuffer();
-      return String(r.status);
-    },
-    () => '000',
-  );
-}
-
 async function ready(url: string): Promise<void> {
   for (let i = 0; i < 100; i++) {
     if ((await status(url)) === '200') return;
@@ -206,11 +175,13 @@ async function ready(url: string): Promise<void> {
 }
 
 async function wrk(
+  at: readonly string[],
   url: string,
   connections: number,
   seconds: number,
 ): Promise<Omit<HttpRow, 'subject' | 'size' | 'connections'>> {
-  const { stdout } = await run('wrk', ['-t1', `-c${connections}`, `-d${seconds}s`, '--latency', url]);
+  const [program, ...args] = [...at, 'wrk', '-t1', `-c${connections}`, `-d${seconds}s`, '--latency', url];
+  const { stdout } = await run(program!, args);
   const errors = /Non-2xx or 3xx responses: \d+|Socket errors: .*/.exec(stdout);
   if (errors !== null) throw new Error(`${url}: ${errors[0]}`);
   const ms = (name: string) => {
@@ -226,7 +197,7 @@ async function wrk(
   };
 }
 
-export function httpTable({ rows, missing }: HttpReport): string {
+export function httpTable({ rows, firstByte = [], missing }: HttpReport): string {
   const lines = [
     '| body | connections | subject | requests/s | p50 ms | p99 ms | MB/s |',
     '| --- | ---: | --- | ---: | ---: | ---: | ---: |',
@@ -235,6 +206,10 @@ export function httpTable({ rows, missing }: HttpReport): string {
     lines.push(
       `| ${r.size} | ${r.connections} | ${r.subject} | ${r.requestsPerSecond.toFixed(0)} | ${r.p50Ms.toFixed(2)} | ${r.p99Ms.toFixed(2)} | ${r.megabytesPerSecond.toFixed(1)} |`,
     );
+  }
+  if (firstByte.length > 0) {
+    lines.push('', '| first byte of 1 MB, idle | p50 ms | p99 ms |', '| --- | ---: | ---: |');
+    for (const r of firstByte) lines.push(`| ${r.subject} | ${r.p50Ms.toFixed(2)} | ${r.p99Ms.toFixed(2)} |`);
   }
   return [...lines, ...missing.map((text) => `\nNot measured: ${text}.`)].join('\n');
 }

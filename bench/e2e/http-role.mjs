@@ -1,16 +1,17 @@
 // One process of the http bench: a proxy alone (ours, or http-proxy), or the cloud or the edge of the whole way. Says its port, then serves.
+// It runs what users run: the compiled package, without the compiler's helpers in front of every function.
 
 import { readFileSync } from 'node:fs';
 import http from 'node:http';
 import { connect } from 'node:net';
 import { join } from 'node:path';
-import { ClientProxy, Upstream } from '../../lib/http-proxy/index.js';
-import { KubeBusCloud, KubeBusNode } from '../../lib/index.js';
-import { tcpTransport } from '../../transports/tcp.js';
+import { KubeBusCloud, KubeBusNode } from 'kubebus';
+import { ClientProxy, Upstream } from 'kubebus/http-proxy';
+import { tcpTransport } from 'kubebus/transports/tcp';
 
 const [role, dir = '', target = '', cloudAddress = ''] = process.argv.slice(2);
-const say = (message: object) => process.send?.(message);
-const pem = (file: string) => readFileSync(join(dir, file), 'utf8');
+const say = (message) => process.send?.(message);
+const pem = (file) => readFileSync(join(dir, file), 'utf8');
 process.on('disconnect', () => process.exit(0));
 
 if (role === 'http-proxy') {
@@ -22,12 +23,12 @@ if (role === 'http-proxy') {
   });
   proxy.on('error', (_error, _req, res) => res.destroy());
   const server = http.createServer((req, res) => proxy.web(req, res));
-  server.listen(0, '127.0.0.1', () => say({ port: (server.address() as { port: number }).port }));
+  server.listen(0, '127.0.0.1', () => say({ port: server.address().port }));
 } else if (role === 'client-proxy') {
   const { port, hostname } = new URL(target);
   const upstream = new Upstream(target, (callback) => {
     const socket = connect({ host: hostname, port: Number(port), noDelay: true });
-    const failed = (error: Error) => callback(error, null);
+    const failed = (error) => callback(error, null);
     socket.once('error', failed);
     socket.once('connect', () => {
       socket.removeListener('error', failed);
@@ -46,7 +47,7 @@ if (role === 'http-proxy') {
     tenants: { acme: { pools: ['10.80.0.0/16'] } },
     gateways: [{ host: '127.0.0.1', port: 0 }],
   });
-  say({ port: cloud.gateways[0]!.port, address: cloud.addresses[0] });
+  say({ port: cloud.gateways[0].port, address: cloud.addresses[0] });
 } else {
   const tls = { ca: pem('ca.crt'), cert: pem('acme-edge-1.crt'), key: pem('acme-edge-1.key') };
   const node = await KubeBusNode.join({
