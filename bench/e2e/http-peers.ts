@@ -9,7 +9,7 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import type { Lab } from '../../examples/lab/netns.js';
 import { CLOUD, SUBJECTS } from './subjects.js';
-import { bringUp } from './topology.js';
+import { allowCongestionControl, bringUp } from './topology.js';
 
 const run = promisify(execFile);
 
@@ -119,7 +119,8 @@ export const VPN = 'openvpn-tcp';
 /** Cloud and edge in namespaces, nginx in each, the VPN in between. Callers run in the cloud's namespace. */
 export async function overVpn(www: string): Promise<{ lab: Lab; url: string }> {
   const subject = SUBJECTS.find((s) => s.name === VPN)!;
-  const lab = await bringUp('kbh-', 'cubic');
+  const restore = allowCongestionControl('cubic');
+  const lab = await bringUp('kbh-', 'cubic').finally(restore);
   try {
     await subject.setup(lab);
     const [device] = (await lab.run('edge1', 'ip', ['-br', '-4', 'addr', 'show', 'to', '10.99.0.0/24'])).stdout.match(
