@@ -1,5 +1,6 @@
 // One port, two protocols: a service behind ALPN that takes callers without certificates, and links that do not.
 
+import { X509Certificate } from 'node:crypto';
 import { once } from 'node:events';
 import tls from 'node:tls';
 import test from 'ava';
@@ -95,7 +96,7 @@ test('a link needs a certificate of the CA: none, a foreign one and one without 
     await ownKey(nobody.cert),
     { name: 'x', names: nodeNames('acme', 'edge-1', []), lifetime: -1000 },
   );
-  await call(port, { cert: old.pem, key: nobody.key });
+  await call(port, { cert: new X509Certificate(old.der).toString(), key: nobody.key });
   t.is(seen.streams.length, 0);
   t.is(seen.callers.length, 0);
   t.deepEqual(seen.refused, [

@@ -32,7 +32,6 @@ export interface CertificateRequest {
 /** A certificate without its key: the key is the other side's. */
 export interface Certificate {
   readonly der: Uint8Array;
-  readonly pem: string;
   /** Lower-case hexadecimal. */
   readonly serial: string;
   /** Milliseconds since the epoch. */
@@ -79,33 +78,38 @@ export async function openAuthority(certPem: string, key: string): Promise<Autho
 
 function authority(ca: x509.X509Certificate, signingKey: webcrypto.CryptoKey, key: string): Authority {
   const der = new Uint8Array(ca.rawData);
+  // What is the same in every certificate is made once: a cloud signs a hundred a second while a fleet joins.
+  const issuer = ca.subjectName;
+  const usage = {
+    server: new x509.ExtendedKeyUsageExtension([x509.ExtendedKeyUsage.serverAuth], false),
+    node: new x509.ExtendedKeyUsageExtension([x509.ExtendedKeyUsage.clientAuth], false),
+  };
+  const constraints = new x509.BasicConstraintsExtension(false, undefined, true);
+  const keyUsage = new x509.KeyUsagesExtension(x509.KeyUsageFlags.digitalSignature, true);
   let keyIdentifier: Promise<x509.AuthorityKeyIdentifierExtension> | undefined;
   const certify = async (publicKey: x509.PublicKey, request: CertificateRequest): Promise<Certificate> => {
     const { name, names, lifetime, server = false, now = Date.now() } = request;
-    const usage = server ? x509.ExtendedKeyUsage.serverAuth : x509.ExtendedKeyUsage.clientAuth;
+    const number = serial();
+    const notAfter = new Date(now + lifetime);
+    notAfter.setUTCMilliseconds(0); // as it is in the certificate
     const cert = await x509.X509CertificateGenerator.create({
-      serialNumber: serial(),
+      serialNumber: number,
       subject: `CN=${escapeName(name)}`,
-      issuer: ca.subject,
+      issuer,
       notBefore: new Date(now - SKEW),
-      notAfter: new Date(now + lifetime),
+      notAfter,
       signingAlgorithm: ALGORITHM,
       publicKey,
       signingKey,
       extensions: [
-        new x509.BasicConstraintsExtension(false, undefined, true),
-        new x509.KeyUsagesExtension(x509.KeyUsageFlags.digitalSignature, true),
-        new x509.ExtendedKeyUsageExtension([usage], false),
+        constraints,
+        keyUsage,
+        server ? usage.server : usage.node,
         new x509.SubjectAlternativeNameExtension(names, false),
         await (keyIdentifier ??= x509.AuthorityKeyIdentifierExtension.create(ca, false)),
       ],
     });
-    return {
-      der: new Uint8Array(cert.rawData),
-      pem: `${cert.toString('pem')}\n`,
-      serial: cert.serialNumber,
-      expires: cert.notAfter.getTime(),
-    };
+    return { der: new Uint8Array(cert.rawData), serial: number, expires: notAfter.getTime() };
   };
   return {
     cert: `${ca.toString('pem')}\n`,
@@ -116,8 +120,8 @@ function authority(ca: x509.X509Certificate, signingKey: webcrypto.CryptoKey, ke
     async issue({ days, ...request }) {
       const keys = await webcrypto.subtle.generateKey(ALGORITHM, true, ['sign', 'verify']);
       const publicKey = new x509.PublicKey(await webcrypto.subtle.exportKey('spki', keys.publicKey));
-      const { pem } = await certify(publicKey, { ...request, lifetime: days * DAY });
-      return { cert: pem, key: await keyPem(keys.privateKey) };
+      const { der } = await certify(publicKey, { ...request, lifetime: days * DAY });
+      return { cert: pem('CERTIFICATE', der), key: await keyPem(keys.privateKey) };
     },
     async verify(bytes) {
       try {
@@ -213,6 +217,11 @@ function escapeName(name: string): string {
 }
 
 async function keyPem(key: webcrypto.CryptoKey): Promise<string> {
-  const der = Buffer.from(await webcrypto.subtle.exportKey('pkcs8', key)).toString('base64');
-  return `-----BEGIN PRIVATE KEY-----\n${der.replace(/(.{64})/g, '$1\n').trimEnd()}\n-----END PRIVATE KEY-----\n`;
+  return pem('PRIVATE KEY', new Uint8Array(await webcrypto.subtle.exportKey('pkcs8', key)));
+}
+
+/** RFC 7468. */
+function pem(label: string, der: Uint8Array): string {
+  const text = Buffer.from(der).toString('base64');
+  return `-----BEGIN ${label}-----\n${text.replace(/(.{64})/g, '$1\n').trimEnd()}\n-----END ${label}-----\n`;
 }
