@@ -43,9 +43,15 @@ interface Member {
   readonly since: number;
 }
 
-/** Between two increments of a tenant's routes and names: at least the first, and the second for each node that is told. */
+/** Between two increments of a tenant's routes: at least the first, and the second for each node that is told. */
 const SPACING: Micros = 50 * MS;
 const SPACING_PER_NODE: Micros = 0.25 * MS;
+/**
+ * And of its names, in which a storm of joins shows. To tell a node costs the hub under 0.1 ms and the node somewhat more, so that telling takes
+ * a few per cent of the time however many there are.
+ */
+const NAMES_PER_NODE: Micros = 2 * MS;
+const NAMES_MOST: Micros = 5_000 * MS;
 
 export class Tenant {
   readonly pool: AddressPool;
@@ -91,7 +97,8 @@ export class Tenant {
     }
     this.vrf = router.addVrf(name);
     this.vrf.endpoint.useClock(() => clock.now());
-    const spaced = new Spaced(clock, () => Math.max(SPACING, this.members.size * SPACING_PER_NODE));
+    const routes = new Spaced(clock, () => Math.max(SPACING, this.members.size * SPACING_PER_NODE));
+    const names = new Spaced(clock, () => Math.min(NAMES_MOST, Math.max(SPACING, this.members.size * NAMES_PER_NODE)));
     this.control = new CloudControl({
       tenant: name,
       vrf: this.vrf,
@@ -100,7 +107,8 @@ export class Tenant {
       onRecord,
       // Each increment goes to every node, so the more there are the rarer it is: what a storm of joins costs grows with the nodes, not
       // with their square.
-      defer: (fn) => spaced.soon(fn),
+      defer: (fn) => routes.soon(fn),
+      deferNames: (fn) => names.soon(fn),
       ...(options.tun ? { onPrefixes: ({ added, removed }) => this.network?.routes(added, removed) } : {}),
       logger,
       ...(cloud.holdMs === undefined ? {} : { holdMs: cloud.holdMs }),

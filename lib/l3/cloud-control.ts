@@ -28,6 +28,8 @@ export interface CloudControlOptions {
   readonly limits?: Partial<ControlLimits>;
   /** Runs `fn` soon, but not inside the call. **Default:** queueMicrotask. */
   readonly defer?: (fn: () => void) => void;
+  /** The same for names, which may be later than routes. **Default:** `defer`. */
+  readonly deferNames?: (fn: () => void) => void;
   /** Subnets behind the nodes, for the kernel of a cloud that is on the overlay itself. Both lists may repeat what is known. */
   readonly onPrefixes?: (change: { added: readonly Prefix[]; removed: readonly Prefix[] }) => void;
   /** Something that a state file should keep changed: pool.snapshot(). */
@@ -61,6 +63,7 @@ export class CloudControl {
   private readonly hold: Micros;
   private readonly limits: ControlLimits;
   private readonly defer: (fn: () => void) => void;
+  private readonly deferNames: (fn: () => void) => void;
   private readonly onRecord: () => void;
   private readonly onPrefixes: CloudControlOptions['onPrefixes'];
   private readonly logger: Logger;
@@ -78,6 +81,7 @@ export class CloudControl {
   /** What changed since the last flush, by prefix and node; null: withdrawn. */
   private readonly changes = new Map<string, { route: Route; withdrawn: boolean }>();
   private scheduled = false;
+  private namesScheduled = false;
   private recheck = false;
 
   constructor(options: CloudControlOptions) {
@@ -88,6 +92,7 @@ export class CloudControl {
     this.hold = (options.holdMs ?? 15_000) * MS;
     this.limits = { ...DEFAULT_CONTROL_LIMITS, ...options.limits };
     this.defer = options.defer ?? queueMicrotask;
+    this.deferNames = options.deferNames ?? this.defer;
     this.onRecord = options.onRecord ?? (() => {});
     this.onPrefixes = options.onPrefixes;
     this.logger = options.logger ?? silentLogger;
@@ -233,7 +238,7 @@ export class CloudControl {
     session.send(encodeControl({ type: 'assign', addresses, pools, mtu: this.mtu, gateway }));
     // What is not yet flushed may be in the snapshot already; the increment that follows repeats it, which changes nothing.
     for (const message of this.encodedSnapshot()) session.send(message);
-    if (!this.tellNames(session)) this.flushSoon();
+    if (!this.tellNames(session)) this.namesSoon();
     if (session.wanted.length > 0) this.apply(session);
   }
 
@@ -346,7 +351,7 @@ export class CloudControl {
 
   /** Puts what the pool has for the node into the book. */
   private name(node: string): void {
-    if (this.book.set(node, this.pool.addressesOf(node))) this.flushSoon();
+    if (this.book.set(node, this.pool.addressesOf(node))) this.namesSoon();
   }
 
   /** Sends a node the names that it has not got, as far as the budget of this turn goes. False: there are more. */
@@ -369,10 +374,6 @@ export class CloudControl {
   private change(route: Route, withdrawn: boolean): void {
     // A snapshot from before the change stays good: whoever gets it gets the increment too.
     this.changes.set(`${prefixKey(route.prefix)} ${route.node}`, { route, withdrawn });
-    this.flushSoon();
-  }
-
-  private flushSoon(): void {
     if (this.scheduled) return;
     this.scheduled = true;
     this.defer(() => this.flush());
@@ -387,10 +388,16 @@ export class CloudControl {
       for (const session of this.sessions.values()) if (session.retry) this.apply(session);
     }
     this.flushRoutes();
-    this.flushNames();
+  }
+
+  private namesSoon(): void {
+    if (this.namesScheduled) return;
+    this.namesScheduled = true;
+    this.deferNames(() => this.flushNames());
   }
 
   private flushNames(): void {
+    this.namesScheduled = false;
     this.nameBudget = this.limits.nameBytesPerTurn;
     const sessions = [...this.sessions.values()].filter((session) => session.registered);
     for (let i = 0; i < sessions.length; i++) {
@@ -398,7 +405,7 @@ export class CloudControl {
       if (this.tellNames(sessions[at]!)) continue;
       // Whose turn it is not in this one begins the next.
       this.nextTold = at;
-      return this.flushSoon();
+      return this.namesSoon();
     }
   }
 

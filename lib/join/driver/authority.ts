@@ -34,8 +34,8 @@ import { serveJoin } from './serve.js';
 
 const HOUR = 3600_000;
 const DAY = 24 * HOUR;
-/** Microseconds between two writes, for each record in them: about a tenth of the time goes into writing. */
-const WRITE_SPACING = 30;
+/** Microseconds between two writes, for each record in them: a twentieth of the time goes into writing. */
+const WRITE_SPACING = 60;
 
 export interface JoinAuthorityOptions {
   /** Folder of ca.crt, ca.key and joins.json; the CA is made there on the first start. */
