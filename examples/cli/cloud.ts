@@ -1,7 +1,7 @@
 // `kubebus cloud`
 
 import { isIP, type Server } from 'node:net';
-import { Command, InvalidArgumentError } from 'commander';
+import { Command, InvalidArgumentError, Option } from 'commander';
 import type { Logger } from '../../lib/core/index.js';
 import { KubeBusCloud, type TenantOptions } from '../../lib/index.js';
 import { type JoinAuthority, openJoinAuthority } from '../../lib/join/index.js';
@@ -124,7 +124,11 @@ function twice(values: readonly string[]): string | undefined {
 export function cloudCommand(io: Io): Command {
   const command = new Command('cloud')
     .description('run KubeBus@Cloud: accept the nodes of one or more tenants and route between them')
-    .option('--listen <host:port>', 'address to listen on', hostPort, { host: '0.0.0.0', port: DEFAULT_PORT })
+    .addOption(
+      new Option('--listen <host:port>', 'address to listen on')
+        .argParser(hostPort)
+        .default({ host: '0.0.0.0', port: DEFAULT_PORT }, `0.0.0.0:${DEFAULT_PORT}`),
+    )
     .option(
       '--tenant <name=pools>',
       'a tenant and its edge pools, e.g. acme=10.80.0.0/16,fd80::/64 (repeatable)',

@@ -1,6 +1,6 @@
 // Which transports a command uses: `--transport`, `--proxy`, and where a cloud listens with each.
 
-import { type Command, InvalidArgumentError } from 'commander';
+import { type Command, InvalidArgumentError, Option } from 'commander';
 import type { TlsMaterial, TlsSource, Transport } from '../../lib/l2/index.js';
 import { anyTransport } from '../../transports/any.js';
 import { parseProxy } from '../../transports/proxy.js';
@@ -48,13 +48,13 @@ function proxy(text: string): string {
   return text;
 }
 
+const transportOption = (description: string) =>
+  new Option('--transport <names>', description).argParser(names).default(['tcp'] as TransportName[], 'tcp');
+
 export function nodeTransportOptions(command: Command): void {
   command
-    .option(
-      '--transport <names>',
-      `how to reach the cloud, the first that works is taken: ${NAMES.join(', ')} (comma-separated)`,
-      names,
-      ['tcp'] as TransportName[],
+    .addOption(
+      transportOption(`how to reach the cloud, the first that works is taken: ${NAMES.join(', ')} (comma-separated)`),
     )
     .option(
       '--outbound-proxy <url>',
@@ -68,11 +68,8 @@ export function cloudTransportOptions(
   listenAddress: (text: string) => { host: string; port: number },
 ): void {
   command
-    .option(
-      '--transport <names>',
-      'what to listen with: tcp, quic (UDP, same port), webtransport, websocket (comma-separated)',
-      names,
-      ['tcp'] as TransportName[],
+    .addOption(
+      transportOption('what to listen with: tcp, quic (UDP, same port), webtransport, websocket (comma-separated)'),
     )
     .option('--webtransport-listen <host:port>', 'where webtransport listens; a port of its own', listenAddress)
     .option(

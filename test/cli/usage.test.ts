@@ -230,6 +230,16 @@ test('failures that are no mistakes end with 1 and one line: a port in use, an a
   }
 });
 
+test('defaults in the help are what a user would type', async (t) => {
+  for (const argv of [['cloud'], ['edge'], ['router'], ['token', 'create'], ['drain']]) {
+    const { out } = await run(...argv, '--help');
+    for (const [all, value] of out.replace(/\s+/g, ' ').matchAll(/\(default: ([^)]*)\)/g)) {
+      t.false(/[[{]|\d0000/.test(value!), `${argv.join(' ')}: ${all}`);
+    }
+  }
+  t.regex((await run('token', 'create', '--help')).out, /7d \(default: 1h\)/);
+});
+
 test('help and version go to standard output and end with 0', async (t) => {
   t.regex((await run('--version')).out, /^\d+\.\d+\.\d+\n$/);
   for (const argv of [['--help'], ['help'], ['cloud', '--help'], ['ca', 'node', '--help']]) {
