@@ -22,6 +22,7 @@ import {
   formatAddress,
   formatPrefix,
   HostNetwork,
+  isAddress,
   type NodeSession,
   openTun,
   type Prefix,
@@ -260,10 +261,9 @@ export class Tenant {
     this.net = createNet(this.vrf.endpoint, { clock: this.clock, random });
     const gateway = this.pool.gateway.map(formatAddress);
     const nodeOf = (address: string) => {
-      for (const { session } of this.members.values()) {
-        if (session.addresses.some((a) => formatAddress(a) === address)) return session.node;
-      }
-      return undefined;
+      const owner = isAddress(address) ? this.pool.ownerOf(parseAddress(address)) : undefined;
+      // Reserved or remembered is not assigned: only who is connected speaks from its address.
+      return owner !== undefined && this.sessions.has(owner) ? owner : undefined;
     };
     return {
       tenant: this.name,
