@@ -210,7 +210,7 @@ test('what a cloud issues is checked: name, key, signature, CA, and that it answ
   ): Promise<JoinAnswer> => {
     const { signer = ca, name = 'edge-1', foreignKey = false, shown = ca } = how;
     const names = name === '' ? [{ type: 'url' as const, value: 'urn:x' }] : nodeNames('acme', name, []);
-    const key = await requestedKey((r as Extract<JoinRequest, { type: 'enroll' }>).request);
+    const key = requestedKey((r as Extract<JoinRequest, { type: 'enroll' }>).request);
     const der = foreignKey
       ? new X509Certificate((await signer.issue({ name, days: 1, names })).cert).raw
       : (await signer.certify(key, { name, names, lifetime: 86_400_000 })).der;

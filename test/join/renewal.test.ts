@@ -1,6 +1,6 @@
 // Certificates renew themselves: in time, after weeks offline, and the cloud's own too.
 
-import { X509Certificate } from 'node:crypto';
+import { generateKeyPairSync, X509Certificate } from 'node:crypto';
 import { once } from 'node:events';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -160,4 +160,14 @@ test('a CA whose key is gone, or that is damaged, is never replaced silently', a
   await t.throwsAsync(startCloud(t, dir), { code: 'ERR_STATE', message: /ca\.key is missing/ });
   await writeFile(join(dir, 'ca.key'), 'nonsense');
   await t.throwsAsync(startCloud(t, dir), { code: 'ERR_STATE' });
+  const keys = { spki: { type: 'spki', format: 'pem' }, pkcs8: { type: 'pkcs8', format: 'pem' } } as const;
+  for (const namedCurve of ['P-256', 'P-384']) {
+    const { privateKey } = generateKeyPairSync('ec', {
+      namedCurve,
+      publicKeyEncoding: keys.spki,
+      privateKeyEncoding: keys.pkcs8,
+    });
+    await writeFile(join(dir, 'ca.key'), privateKey);
+    await t.throwsAsync(startCloud(t, dir), { code: 'ERR_STATE', message: /does not belong|no P-256 key/ }, namedCurve);
+  }
 });

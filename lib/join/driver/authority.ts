@@ -226,7 +226,7 @@ export class JoinAuthority implements CloudAuthority {
     const hash = sha256(request.secret);
     // Before anything of a stranger's is parsed further.
     this.ledger.checkSecret(id, hash);
-    const publicKey = await requestedKey(request.request);
+    const publicKey = requestedKey(request.request);
     const { node, suggestion } = request;
     const { record, replaced } = this.ledger.admit(this.date(), {
       id,
@@ -253,14 +253,14 @@ export class JoinAuthority implements CloudAuthority {
     if (!this.options.tenants.includes(held.tenant))
       throw new KubeBusError('ERR_TENANT_UNKNOWN', `this cloud does not serve the tenant ${held.tenant}`);
     const record = this.ledger.renew(this.date(), held);
-    const answer = await this.issue(record, cert.publicKey);
+    const answer = await this.issue(record, held.publicKey);
     this.count('renewed');
     this.logger.info({ tenant: record.tenant, node: record.node, remote: peer.remote }, 'certificate renewed');
     return answer;
   }
 
   /** The answer goes out only when the disk knows of it. */
-  private async issue(record: NodeRecord, publicKey: x509.PublicKey): Promise<JoinAnswer> {
+  private async issue(record: NodeRecord, publicKey: Uint8Array): Promise<JoinAnswer> {
     const { tenant, node, prefixes } = record;
     const certificate = await this.ca.certify(publicKey, {
       name: `${tenant}/${node}`,
@@ -329,10 +329,12 @@ function heldBy(cert: x509.X509Certificate) {
   const uris = certificateUris(cert);
   const named = uris.flatMap((uri) => /^kubebus:\/\/([^/]+)\/([^/]+)$/.exec(uri) ?? []);
   if (named.length !== 3) return null;
+  const publicKey = new Uint8Array(cert.publicKey.rawData);
   return {
     tenant: named[1]!,
     node: named[2]!,
-    key: keyHash(cert.publicKey),
+    publicKey,
+    key: keyHash(publicKey),
     serial: cert.serialNumber.toLowerCase(),
     expires: cert.notAfter.getTime(),
     prefixes: uris.flatMap((uri) => (uri.startsWith('kubebus-prefix:') ? [uri.slice('kubebus-prefix:'.length)] : [])),
