@@ -8,9 +8,10 @@ import * as http from 'node:http';
 import * as net from 'node:net';
 import type { Duplex } from 'node:stream';
 import { promisify } from 'node:util';
-import { KubeBusCloud, KubeBusNode } from '../../lib/index.js';
-import { createNet, type Net } from '../../lib/l4/index.js';
+import { type CloudOptions, KubeBusCloud, KubeBusNode, type NodeOptions } from '../../lib/index.js';
+import { createNet, type Net, type Socket } from '../../lib/l4/index.js';
 import { memoryTransport } from '../../transports/memory.js';
+import { tcpTransport } from '../../transports/tcp.js';
 import { body, hash } from './body.js';
 import { type Impairment, impairedEndpoint } from './impaired-endpoint.js';
 
@@ -19,6 +20,8 @@ export interface HostOptions {
   readonly offload: boolean;
   readonly impairment?: Impairment;
   readonly seed: number;
+  /** The links are real TCP connections, through a relay that can cut them (`disturb`). **Default:** false, they are memory. */
+  readonly relayed?: boolean;
 }
 
 export interface HostReady {
@@ -45,22 +48,24 @@ export type HostRequest =
   | { do: 'udp-error'; host: string; port: number; on: Where }
   | { do: 'ping'; host: string }
   | { do: 'program'; command: readonly string[] }
+  | { do: 'disturbed-echo'; port: number; bytes: number; how: Disturbance }
+  | { do: 'disturbed-exchange'; host: string; port: number; bytes: number; how: Disturbance }
   | { do: 'all'; requests: readonly HostRequest[] }
   | { do: 'stats'; on: Where };
 
 type Where = 'shared' | 'rootless';
+/** All links are cut, or the hub restarts and has forgotten everything. */
+export type Disturbance = 'links' | 'hub';
 
 async function main(options: HostOptions): Promise<void> {
-  const transport = memoryTransport();
   const { mtu, offload, impairment, seed } = options;
-  const cloud = await KubeBusCloud.start({
-    transports: [transport],
-    tenants: { acme: { pools: ['10.80.0.0/16', 'fd80::/64'] } },
-    mtu,
-  });
+  const tenants = { acme: { pools: ['10.80.0.0/16', 'fd80::/64'] } };
+  const { cloud, transport, disturb } = options.relayed
+    ? await relayedCloud(mtu, tenants)
+    : await memoryCloud(mtu, tenants);
   const join = (node: string, tun: boolean) =>
     KubeBusNode.join({
-      cloud: cloud.addresses,
+      cloud,
       transport,
       tenant: 'acme',
       node,
@@ -73,6 +78,15 @@ async function main(options: HostOptions): Promise<void> {
     impairment === undefined
       ? rootless.sockets
       : createNet(impairedEndpoint(rootless.endpoint, impairment, seed, mtu), { resolver: () => [] });
+  /** Ends when both nodes have lost the hub and found it again. */
+  const disturbAll = async (how: Disturbance) => {
+    const back = [kernel, rootless].map(async (node) => {
+      await once(node, 'down');
+      await once(node, 'up');
+    });
+    await disturb(how);
+    await Promise.all(back);
+  };
   const at = (where: Where): Net => (where === 'shared' ? kernel.sockets : sockets);
   const servers = new Map<string, { close(): unknown }>();
 
@@ -185,6 +199,23 @@ async function main(options: HostOptions): Promise<void> {
         const [program, ...args] = r.command;
         return (await promisify(execFile)(program!, args)).stdout.trim();
       }
+      case 'disturbed-echo': {
+        const server = sockets.net.createServer({ allowHalfOpen: true }).listen(r.port);
+        const [socket] = (await once(server, 'connection')) as [Socket];
+        server.close();
+        socket.pipe(socket);
+        await halfway(socket, r.bytes, () => disturbAll(r.how));
+        return true;
+      }
+      case 'disturbed-exchange': {
+        const socket = await sockets.connect({ host: r.host, port: r.port });
+        const data = body(r.bytes);
+        const chunks: Buffer[] = [];
+        socket.on('data', (chunk: Buffer) => chunks.push(chunk));
+        socket.end(data);
+        await halfway(socket, r.bytes, () => disturbAll(r.how));
+        return Buffer.concat(chunks).equals(data) ? 'same' : 'different';
+      }
       case 'all':
         return Promise.all(r.requests.map(answer));
       case 'stats':
@@ -206,6 +237,61 @@ async function main(options: HostOptions): Promise<void> {
   }
   const ready: HostReady = { kernel: kernel.addresses, rootless: rootless.addresses, device: 'kb0' };
   process.send!({ value: ready });
+}
+
+interface Hub {
+  /** Where nodes find it. */
+  readonly cloud: readonly string[];
+  readonly transport: NodeOptions['transport'];
+  disturb(how: Disturbance): Promise<void>;
+}
+type Tenants = CloudOptions['tenants'];
+
+async function memoryCloud(mtu: number, tenants: Tenants): Promise<Hub> {
+  const transport = memoryTransport();
+  const cloud = await KubeBusCloud.start({ transports: [transport], tenants, mtu });
+  return { cloud: cloud.addresses, transport, disturb: () => Promise.reject(new Error('these links are memory')) };
+}
+
+async function relayedCloud(mtu: number, tenants: Tenants): Promise<Hub> {
+  const start = (port: number) => {
+    const listen = { host: '127.0.0.1', port };
+    return KubeBusCloud.start({ transports: [tcpTransport({ insecure: true, listen })], tenants, mtu });
+  };
+  let cloud = await start(0);
+  const port = Number(new URL(cloud.addresses[0]!).port);
+  const carried = new Set<net.Socket>();
+  const relay = net.createServer((s) => {
+    carried.add(s);
+    s.on('close', () => carried.delete(s));
+    join2(s, net.connect(port, '127.0.0.1'));
+  });
+  relay.listen(0, '127.0.0.1');
+  await once(relay, 'listening');
+  return {
+    cloud: [`kubebus://127.0.0.1:${(relay.address() as net.AddressInfo).port}`],
+    transport: tcpTransport({ insecure: true }),
+    async disturb(how) {
+      if (how === 'links') for (const s of carried) s.destroy();
+      else {
+        await cloud.stop();
+        cloud = await start(port);
+      }
+    },
+  };
+}
+
+/** Until the socket is closed; `act` runs, and ends, once half of `bytes` has come. */
+async function halfway(socket: Socket, bytes: number, act: () => Promise<void>): Promise<void> {
+  let got = 0;
+  let acting: Promise<void> | null = null;
+  socket.on('data', (data: Buffer) => {
+    got += data.length;
+    if (got >= bytes / 2) acting ??= act();
+  });
+  await once(socket, 'close');
+  if (acting === null) throw new Error(`only ${got} bytes came: nothing was disturbed`);
+  await acting;
 }
 
 /** Sends `bytes` and compares what comes back from an echo. */
