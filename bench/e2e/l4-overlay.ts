@@ -124,16 +124,37 @@ export async function kernelIperf(
   seconds: number,
   reverse: boolean,
 ): Promise<number> {
+  return (await kernelIperfRun(lab, ns, host, seconds, reverse)).gbps;
+}
+
+/** The same with what the sending kernel says of the path: its mean RTT in milliseconds (NaN where the sender is the far end). */
+export async function kernelIperfRun(
+  lab: Lab,
+  ns: string,
+  host: string,
+  seconds: number,
+  reverse: boolean,
+): Promise<{ gbps: number; meanRttMs: number }> {
   const args = ['-c', host, '-J', '-t', String(seconds), '--connect-timeout', '3000', ...(reverse ? ['-R'] : [])];
   for (let attempt = 1; ; attempt++) {
     const { stdout, stderr } = await lab.run(ns, 'iperf3', args, { timeoutMs: (seconds + 15) * 1_000 });
-    const json = JSON.parse(stdout) as { error?: string; end?: { sum_received?: { bits_per_second: number } } };
+    const json = JSON.parse(stdout) as IperfReport;
     const bits = json.end?.sum_received?.bits_per_second;
-    if (json.error === undefined && bits !== undefined) return bits / 1e9;
+    if (json.error === undefined && bits !== undefined) {
+      return { gbps: bits / 1e9, meanRttMs: (json.end?.streams?.[0]?.sender?.mean_rtt ?? Number.NaN) / 1_000 };
+    }
     // Between two clients the server listens anew.
     if (attempt === 10) throw new Error(`iperf3: ${json.error ?? stderr}`);
     await new Promise((resolve) => setTimeout(resolve, 100));
   }
+}
+
+interface IperfReport {
+  readonly error?: string;
+  readonly end?: {
+    readonly sum_received?: { readonly bits_per_second: number };
+    readonly streams?: readonly { readonly sender?: { readonly mean_rtt?: number } }[];
+  };
 }
 
 export interface OverlayFigures {
