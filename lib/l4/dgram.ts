@@ -1,10 +1,21 @@
 // Edge: dgram.Socket over the stack's UDP. What differs from node:dgram, and why, is in docs/guides/sockets.md.
 
 import { EventEmitter } from 'node:events';
-import { type BlockList, isIP } from 'node:net';
+import { isIP } from 'node:net';
 import { formatAddress } from '../l3/index.js';
-import type { LookupFunction } from './driver/connect.js';
 import { bindAddress, destination, familyOf, resolve, type SocketContext } from './driver/context.js';
+import { Binding } from './driver/dgram-binding.js';
+import {
+  type BindOptions,
+  type Bytes,
+  type DgramOptions,
+  listOf,
+  type RemoteInfo,
+  type SendCallback,
+  type SocketType,
+  sliceOf,
+  validateBufferSize,
+} from './driver/dgram-options.js';
 import {
   argType,
   errnoException,
@@ -17,38 +28,8 @@ import {
   validatePort,
   validateString,
 } from './driver/errors.js';
-import type { AddressInfo } from './socket.js';
-import type { IcmpKind } from './tcp/types.js';
-import { MAX_UDP_PAYLOAD_4, MAX_UDP_PAYLOAD_6, type UdpBinding } from './udp.js';
-
-export type SocketType = 'udp4' | 'udp6';
-
-export interface DgramOptions {
-  type: SocketType;
-  reuseAddr?: boolean;
-  reusePort?: boolean;
-  ipv6Only?: boolean;
-  /** Bytes of datagrams that wait for the application; what comes above is dropped. **Default:** 212,992, as Linux. */
-  recvBufferSize?: number;
-  sendBufferSize?: number;
-  lookup?: LookupFunction;
-  signal?: AbortSignal;
-  receiveBlockList?: BlockList;
-  sendBlockList?: BlockList;
-}
-
-export interface BindOptions {
-  port?: number;
-  address?: string;
-  exclusive?: boolean;
-}
-
-export interface RemoteInfo extends AddressInfo {
-  size: number;
-}
-
-export type SendCallback = (error: Error | null, bytes?: number) => void;
-type Bytes = string | NodeJS.ArrayBufferView;
+import type { AddressInfo } from './driver/socket-options.js';
+import { MAX_UDP_PAYLOAD_4, MAX_UDP_PAYLOAD_6 } from './udp.js';
 
 export interface DgramModule {
   readonly Socket: typeof DgramSocket;
@@ -566,84 +547,9 @@ export class DgramSocket extends EventEmitter {
   }
 }
 
-interface Receiver {
-  onDatagram(message: Buffer, info: RemoteInfo): void;
-  onError(): void;
-}
-
-/** What the stack sees of a bound socket. */
-class Binding implements UdpBinding {
-  peer: { readonly address: Uint8Array; readonly port: number } | null = null;
-  ttl = 64;
-  private error: string | null = null;
-
-  constructor(
-    private readonly receiver: Receiver,
-    readonly address: Uint8Array | null,
-    readonly family: 0 | 4 | 6,
-    readonly port: number,
-    readonly reuse: boolean,
-  ) {}
-
-  takeError(): string | null {
-    const { error } = this;
-    this.error = null;
-    return error;
-  }
-
-  onDatagram(buf: Uint8Array, start: number, end: number, src: number, addressLength: number, port: number): void {
-    const address = formatAddress(buf.subarray(src, src + addressLength));
-    const family = addressLength === 4 ? 'IPv4' : 'IPv6';
-    const message = Buffer.allocUnsafe(end - start);
-    message.set(buf.subarray(start, end));
-    this.receiver.onDatagram(message, { address, family, port, size: end - start });
-  }
-
-  onIcmp(kind: IcmpKind): void {
-    // Linux: only what is hard for a datagram socket is told.
-    this.error =
-      kind === 'port-unreachable' ? 'ECONNREFUSED' : kind === 'network-unreachable' ? 'ENETUNREACH' : 'EHOSTUNREACH';
-    this.receiver.onError();
-  }
-}
-
 /** Without a callback nobody is told: so it is in Node, where only a lookup that fails is an event. */
 function fail(done: SendCallback | null, error: Error): void {
   if (done !== null) process.nextTick(done, error);
 }
 
 const notConnected = () => nodeError('ERR_SOCKET_DGRAM_NOT_CONNECTED', 'Not connected');
-
-function validateBufferSize(size: unknown): number {
-  if (typeof size !== 'number' || size >>> 0 !== size || size === 0) {
-    throw nodeError('ERR_SOCKET_BAD_BUFFER_SIZE', 'Buffer size must be a positive integer', TypeError);
-  }
-  return size;
-}
-
-function viewOf(value: unknown, name: string): Uint8Array {
-  if (typeof value === 'string') return Buffer.from(value);
-  if (ArrayBuffer.isView(value)) return new Uint8Array(value.buffer, value.byteOffset, value.byteLength);
-  throw argType(name, 'of type string or an instance of Buffer, TypedArray, or DataView', value);
-}
-
-function listOf(message: unknown): Uint8Array[] {
-  if (!Array.isArray(message)) return [viewOf(message, 'buffer')];
-  return message.map((part) => {
-    if (typeof part !== 'string' && !ArrayBuffer.isView(part)) {
-      throw argType('buffer list arguments', 'an instance of Buffer, TypedArray, DataView or string', message);
-    }
-    return viewOf(part, 'buffer');
-  });
-}
-
-function sliceOf(message: Bytes, offset: number, length: number): Uint8Array {
-  const view = viewOf(message, 'buffer');
-  if (offset > view.length) {
-    throw nodeError('ERR_BUFFER_OUT_OF_BOUNDS', '"offset" is outside of buffer bounds', RangeError);
-  }
-  if (offset + length > view.length) {
-    throw nodeError('ERR_BUFFER_OUT_OF_BOUNDS', '"length" is outside of buffer bounds', RangeError);
-  }
-  return view.subarray(offset, offset + length);
-}

@@ -19,16 +19,15 @@ import { type HttpAgents, httpAgents } from './driver/http-agent.js';
 import { type HttpModule, httpModule } from './driver/http-server.js';
 import { type PingOptions, type PingResult, ping } from './driver/ping.js';
 import { connectPromise, disconnectPromise, type ListenPromise, listenPromise } from './driver/promises.js';
-import { Driver } from './driver.js';
-import { type ConnectionListener, Server, type ServerOptions } from './server.js';
 import {
   type ConnectListener,
   type ConnectOptions,
   normalizeConnect,
-  Socket,
-  type SocketInternals,
   type SocketOptions,
-} from './socket.js';
+} from './driver/socket-options.js';
+import { Driver } from './driver.js';
+import { type ConnectionListener, Server, type ServerOptions } from './server.js';
+import { Socket, type SocketInternals } from './socket.js';
 import type { StackOptions } from './stack.js';
 
 export interface NetOptions extends StackOptions {

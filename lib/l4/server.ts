@@ -15,9 +15,10 @@ import {
   validateFunction,
   validatePort,
 } from './driver/errors.js';
+import type { AddressInfo, SocketOptions } from './driver/socket-options.js';
 import { TcpHandle } from './driver/tcp-handle.js';
 import type { TcpFlow } from './flow-table.js';
-import type { AddressInfo, Socket, SocketInternals, SocketOptions } from './socket.js';
+import type { Socket, SocketInternals } from './socket.js';
 import type { TcpListener } from './tcp-stack.js';
 
 export interface ServerOptions

@@ -1,93 +1,32 @@
 // Edge: net.Socket over a TcpHandle, the same split as Node's own lib/net.js: the stream here, the connection there.
 // What differs from node:net, and why, is in docs/guides/sockets.md.
 
-import type { BlockList } from 'node:net';
-import { Duplex, type DuplexOptions } from 'node:stream';
+import { Duplex } from 'node:stream';
 import { MS } from '../core/index.js';
 import { formatAddress } from '../l3/index.js';
-import {
-  type BlockListLike,
-  Connector,
-  type ConnectRequest,
-  type LookupFunction,
-  validateLocal,
-} from './driver/connect.js';
+import { type BlockListLike, Connector, type ConnectRequest } from './driver/connect.js';
 import { familyOf, type Peer, type SocketContext } from './driver/context.js';
 import {
   abortError,
-  argType,
   errnoException,
   nodeError,
   socketClosed,
   validateAbortSignal,
   validateFunction,
-  validatePort,
   validateTimeout,
 } from './driver/errors.js';
 import { identify } from './driver/identify.js';
+import { IdleTimer } from './driver/idle-timer.js';
+import {
+  type AddressInfo,
+  type ConnectOptions,
+  connectRequest,
+  normalizeConnect,
+  type OnReadOptions,
+  type SocketOptions,
+} from './driver/socket-options.js';
 import type { HandleOwner, TcpHandle } from './driver/tcp-handle.js';
 import type { Server } from './server.js';
-import type { TcpOptions } from './tcp/types.js';
-
-export interface OnReadOptions {
-  readonly buffer: Uint8Array | (() => Uint8Array);
-  /** False: stop reading. */
-  readonly callback: (bytes: number, buffer: Uint8Array) => boolean;
-}
-
-export interface SocketOptions extends DuplexOptions {
-  allowHalfOpen?: boolean;
-  noDelay?: boolean;
-  keepAlive?: boolean;
-  keepAliveInitialDelay?: number;
-  signal?: AbortSignal;
-  onread?: OnReadOptions;
-  pauseOnCreate?: boolean;
-  manualStart?: boolean;
-  blockList?: BlockList;
-  /** Options of the connection itself; see docs/guides/sockets.md. */
-  tcp?: Partial<TcpOptions>;
-}
-
-export interface ConnectOptions extends SocketOptions {
-  port?: number | string;
-  host?: string;
-  path?: string;
-  localAddress?: string;
-  localPort?: number;
-  family?: 0 | 4 | 6 | 'IPv4' | 'IPv6';
-  hints?: number;
-  lookup?: LookupFunction;
-  timeout?: number;
-  autoSelectFamily?: boolean;
-  autoSelectFamilyAttemptTimeout?: number;
-}
-
-export interface AddressInfo {
-  address: string;
-  family: string;
-  port: number;
-}
-
-export type ConnectListener = () => void;
-
-/** connect(options[, cb]), connect(port[, host][, cb]): what both functions and the method take. */
-export function normalizeConnect(args: readonly unknown[]): [ConnectOptions, ConnectListener | null] {
-  const [first, second] = args;
-  let options: ConnectOptions = {};
-  if (typeof first === 'object' && first !== null) options = first as ConnectOptions;
-  else if (isPipeName(first)) options.path = first as string;
-  else {
-    options.port = first as number | string;
-    if (args.length > 1 && typeof second === 'string') options.host = second;
-  }
-  const last = args[args.length - 1];
-  return [options, typeof last === 'function' ? (last as ConnectListener) : null];
-}
-
-function isPipeName(value: unknown): boolean {
-  return typeof value === 'string' && !(Number(value) >= 0);
-}
 
 /** Node keeps what a server gives its sockets out of the public options; so do we. */
 export interface SocketInternals {
@@ -141,8 +80,7 @@ export class Socket extends Duplex implements HandleOwner {
   private readDone = 0;
   private dispatched = 0;
   private pendingBytes = 0;
-  private idleTimer: { cancel(): void } | null = null;
-  private lastActivity = 0;
+  private idle: IdleTimer | null = null;
 
   constructor(options: SocketOptions | undefined, internals: SocketInternals) {
     const { onread, signal, tcp, ...stream } = options ?? {};
@@ -298,7 +236,7 @@ export class Socket extends Duplex implements HandleOwner {
     if (this.destroyed) this.revive();
     if (listener !== null) this.once('connect', listener);
     const request = this.makeRequest(options);
-    this.touchIdle();
+    this.idle?.touch();
     this.connecting = true;
     this.connector = new Connector(this.context, request, {
       onLookup: (error, address, family, host) => this.emit('lookup', error, address, family || undefined, host),
@@ -362,8 +300,8 @@ export class Socket extends Duplex implements HandleOwner {
     if (this.destroyed) return this;
     const value = validateTimeout(ms, 'msecs');
     this.timeout = value;
-    this.idleTimer?.cancel();
-    this.idleTimer = null;
+    this.idle?.stop();
+    this.idle = null;
     if (value === 0) {
       if (callback !== undefined) {
         validateFunction(callback, 'callback');
@@ -371,8 +309,7 @@ export class Socket extends Duplex implements HandleOwner {
       }
       return this;
     }
-    this.touchIdle();
-    this.armIdle(value);
+    this.idle = new IdleTimer(this.context.driver.clock, value * MS, () => this.emit('timeout'));
     if (callback !== undefined) {
       validateFunction(callback, 'callback');
       this.once('timeout', callback);
@@ -448,8 +385,8 @@ export class Socket extends Duplex implements HandleOwner {
 
   override _destroy(error: Error | null, callback: (error: Error | null) => void): void {
     this.connecting = false;
-    this.idleTimer?.cancel();
-    this.idleTimer = null;
+    this.idle?.stop();
+    this.idle = null;
     const connector = this.connector;
     this.connector = null;
     connector?.stop();
@@ -476,12 +413,12 @@ export class Socket extends Duplex implements HandleOwner {
   onConnect(): void {}
 
   onData(chunk: Buffer): void {
-    this.touchIdle();
+    this.idle?.touch();
     if (!this.push(chunk)) this._handle?.readStop();
   }
 
   onBuffer(length: number): void {
-    this.touchIdle();
+    this.idle?.touch();
     const { onread } = this;
     if (onread === null || this.readBuffer === null) return;
     const more = onread.callback(length, this.readBuffer);
@@ -508,44 +445,23 @@ export class Socket extends Duplex implements HandleOwner {
 
   // ---- inside
 
+  /** Sockets are many and their options few: all that were not changed share one object. */
   private adjust(change: Settings): void {
     this.settings = { ...this.settings, ...change };
   }
 
-  /** Sockets are many and their options few: all that were not changed share one object. */
   private makeRequest(options: ConnectOptions): ConnectRequest {
-    const { port, host, lookup, localAddress, localPort, family } = options;
-    validateLocal(localAddress, localPort);
-    if (port === undefined) {
-      throw nodeError('ERR_MISSING_ARGS', 'The "options" or "port" or "path" argument must be specified', TypeError);
-    }
-    if (typeof port !== 'number' && typeof port !== 'string') {
-      throw argType('options.port', 'one of type number or string', port);
-    }
-    if (lookup !== undefined) validateFunction(lookup, 'options.lookup');
+    const request = connectRequest(options, this.context.driver.stack.tcpOptions);
     const { noDelay, keepAlive, keepAliveInitialDelay, tcp } = options;
     if (noDelay !== undefined) this.adjust({ noDelay: Boolean(noDelay) });
     if (keepAlive !== undefined) this.adjust({ keepAlive: Boolean(keepAlive) });
     if (keepAliveInitialDelay !== undefined) this.adjust({ keepAliveInitialDelay });
     if (tcp !== undefined) this.adjust({ tcp });
-    const auto = options.autoSelectFamily;
-    if (auto !== undefined && typeof auto !== 'boolean') {
-      throw argType('options.autoSelectFamily', 'of type boolean', auto);
-    }
-    const base = this.context.driver.stack.tcpOptions;
-    const blockList = (options.blockList ?? this.settings.blockList) as BlockListLike | undefined;
-    const kind = family === 'IPv6' ? 6 : family === 'IPv4' ? 4 : (family ?? 0);
+    const { settings } = this;
     return {
-      host: host === undefined || host === null || host === '' ? 'localhost' : String(host),
-      port: validatePort(port),
-      family: kind === 4 || kind === 6 ? kind : 0,
-      localAddress: localAddress || undefined,
-      localPort: localPort ?? 0,
-      lookup,
-      autoSelectFamily: (auto ?? true) && kind !== 4 && kind !== 6,
-      attemptTimeout: Math.max(10, options.autoSelectFamilyAttemptTimeout ?? 250),
-      blockList,
-      tcp: this.settings.tcp === undefined ? base : { ...base, ...this.settings.tcp },
+      ...request,
+      blockList: request.blockList ?? (settings.blockList as BlockListLike | undefined),
+      tcp: settings.tcp === undefined ? request.tcp : { ...request.tcp, ...settings.tcp },
     };
   }
 
@@ -576,7 +492,7 @@ export class Socket extends Duplex implements HandleOwner {
     this.sockName = null;
     this.peerName = null;
     this.takeHandle(handle);
-    this.touchIdle();
+    this.idle?.touch();
     this.emit('connect');
     this.emit('ready');
     if (this.readable && !this.isPaused()) this.read(0);
@@ -604,11 +520,11 @@ export class Socket extends Duplex implements HandleOwner {
       callback(socketClosed());
       return;
     }
-    this.touchIdle();
+    this.idle?.touch();
     this._handle.write(chunks, (code) => {
       // As Node's onWriteComplete: a socket that is gone has reported already.
       if (code === null) {
-        this.touchIdle();
+        this.idle?.touch();
         callback();
       } else if (this.destroyed)
         callback(nodeError('ERR_STREAM_DESTROYED', 'Cannot call write after a stream was destroyed'));
@@ -649,27 +565,6 @@ export class Socket extends Duplex implements HandleOwner {
       signal.addEventListener('abort', abort, { once: true });
       this.once('close', () => signal.removeEventListener('abort', abort));
     }
-  }
-
-  private touchIdle(): void {
-    if (this.timeout !== undefined && this.timeout > 0) {
-      this.lastActivity = this.context.driver.now();
-      // The timer ran out and 'timeout' was told: activity starts it anew.
-      if (this.idleTimer === null && !this.destroyed) this.armIdle(this.timeout);
-    }
-  }
-
-  /** One timer that looks at the last activity when it fires: nothing to do per packet. */
-  private armIdle(ms: number): void {
-    const { driver } = this.context;
-    this.idleTimer?.cancel();
-    this.idleTimer = driver.clock.at(driver.now() + ms * MS, () => {
-      this.idleTimer = null;
-      if (this.timeout === undefined || this.timeout === 0 || this.destroyed) return;
-      const left = this.lastActivity + this.timeout * MS - driver.now();
-      if (left > 0) this.armIdle(left / MS);
-      else this.emit('timeout');
-    });
   }
 }
 

@@ -5,7 +5,8 @@ import { Agent as HttpsAgent, type AgentOptions as HttpsAgentOptions } from 'nod
 import { createRequire } from 'node:module';
 import type { Duplex } from 'node:stream';
 import { connect as tlsConnect } from 'node:tls';
-import type { ConnectOptions, Socket } from '../socket.js';
+import type { Socket } from '../socket.js';
+import type { ConnectOptions } from './socket-options.js';
 
 /** What undici asks of a connector. */
 export interface UndiciConnectOptions {

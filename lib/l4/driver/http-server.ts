@@ -3,7 +3,7 @@
 
 import { Server as HttpServer, type RequestListener, type ServerOptions } from 'node:http';
 import type { Server } from '../server.js';
-import type { AddressInfo } from '../socket.js';
+import type { AddressInfo } from './socket-options.js';
 
 export interface HttpModule {
   /** As `http.createServer`; `listen`, `close` and `address` are those of `net.createServer` on the overlay. */

@@ -3,8 +3,9 @@
 import { once } from 'node:events';
 import type { NetModule } from '../net.js';
 import type { Server, ServerOptions } from '../server.js';
-import type { AddressInfo, ConnectOptions, Socket } from '../socket.js';
+import type { Socket } from '../socket.js';
 import { abortError } from './errors.js';
+import type { AddressInfo, ConnectOptions } from './socket-options.js';
 
 /** A listening server whose connections are fetched. Those that wait are at most `backlog`; more are refused with RST. */
 export interface ListenPromise extends AsyncIterable<Socket> {
