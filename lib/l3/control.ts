@@ -16,7 +16,7 @@ export interface ControlLimits {
   /** Bytes of the list of names that a node keeps of its tenant; beyond: counted, and those names stay unknown. **Default:** 16 MiB. */
   readonly nameBytes: number;
   /**
-   * Bytes of names that the cloud sends to a tenant's nodes in one turn; the rest waits for the next. **Default:** 4 MiB. What many that
+   * Bytes of names that the cloud sends to a tenant's nodes in one turn; the rest waits for the next. **Default:** 16 MiB. What many that
    * come together are to learn of each other is so bounded in memory, and late instead of in the way of their addresses.
    */
   readonly nameBytesPerTurn: number;
@@ -32,7 +32,7 @@ export const DEFAULT_CONTROL_LIMITS: ControlLimits = {
   routesPerNode: 1024,
   routesPerTenant: 65_536,
   nameBytes: 16 << 20,
-  nameBytesPerTurn: 4 << 20,
+  nameBytesPerTurn: 16 << 20,
   messageBytes: 65_536,
   messagesPerSecond: 50,
   messageBurst: 200,
