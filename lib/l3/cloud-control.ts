@@ -12,6 +12,7 @@ import { type ControlLimits, DEFAULT_CONTROL_LIMITS, type NodeSession, type Node
 import { chunkRoutes, decodeControl, encodeControl, type NamesKnown } from './control-codec.js';
 import { TokenBucket } from './icmp.js';
 import { NameBook } from './name-book.js';
+import { NameTeller } from './name-teller.js';
 import type { Port } from './port.js';
 import type { Route } from './route.js';
 import { overlapping, RouteRegistry } from './route-registry.js';
@@ -55,7 +56,6 @@ export class CloudControl {
     rateLimited: 0,
     refusedRoutes: 0,
     updates: 0,
-    nameUpdates: 0,
   };
   private readonly vrf: Vrf;
   private readonly pool: AddressPool;
@@ -63,16 +63,12 @@ export class CloudControl {
   private readonly hold: Micros;
   private readonly limits: ControlLimits;
   private readonly defer: (fn: () => void) => void;
-  private readonly deferNames: (fn: () => void) => void;
   private readonly onRecord: () => void;
   private readonly onPrefixes: CloudControlOptions['onPrefixes'];
   private readonly logger: Logger;
   private readonly registry = new RouteRegistry();
-  /** The addresses of all nodes that the pool remembers: told to all, so that names and peers can be found. */
-  private readonly book: NameBook;
-  /** Bytes of names that may be sent yet in this turn. */
-  private nameBudget: number;
-  private nextTold = 0;
+  /** Tells all the addresses of all nodes that the pool remembers, so that names and peers can be found. */
+  private readonly names: NameTeller;
   private readonly sessions = new Map<string, Session>();
   /** Nodes whose link is down and whose routes are still announced, with the time at which that ends. */
   private readonly held = new Map<string, Micros>();
@@ -81,7 +77,6 @@ export class CloudControl {
   /** What changed since the last flush, by prefix and node; null: withdrawn. */
   private readonly changes = new Map<string, { route: Route; withdrawn: boolean }>();
   private scheduled = false;
-  private namesScheduled = false;
   private recheck = false;
 
   constructor(options: CloudControlOptions) {
@@ -92,12 +87,14 @@ export class CloudControl {
     this.hold = (options.holdMs ?? 15_000) * MS;
     this.limits = { ...DEFAULT_CONTROL_LIMITS, ...options.limits };
     this.defer = options.defer ?? queueMicrotask;
-    this.deferNames = options.deferNames ?? this.defer;
     this.onRecord = options.onRecord ?? (() => {});
     this.onPrefixes = options.onPrefixes;
     this.logger = options.logger ?? silentLogger;
-    this.book = new NameBook(this.pool.all());
-    this.nameBudget = this.limits.nameBytesPerTurn;
+    this.names = new NameTeller({
+      book: new NameBook(this.pool.all()),
+      bytesPerTurn: this.limits.nameBytesPerTurn,
+      defer: options.deferNames ?? this.defer,
+    });
     this.vrf.setAddresses(this.pool.gateway);
   }
 
@@ -144,7 +141,7 @@ export class CloudControl {
     this.held.delete(node);
     this.withdrawAll(node);
     if (!this.pool.forget(node)) return false;
-    this.name(node);
+    this.names.set(node, []);
     this.onRecord();
     // Somebody may have been waiting for the place.
     for (const session of this.sessions.values()) if (session.waiting !== null) this.register(session, session.waiting);
@@ -179,6 +176,7 @@ export class CloudControl {
   down(now: Micros, session: Session): void {
     if (this.sessions.get(session.node) !== session) return;
     this.sessions.delete(session.node);
+    this.names.remove(session);
     // The VRF's routes go with the port; what is held is only the announcement, so that a short break is no storm.
     for (const route of session.routes) this.unprogram(session.port, route);
     this.unassign(session);
@@ -201,8 +199,6 @@ export class CloudControl {
   }
 
   private register(session: Session, wanted: readonly Uint8Array[], names?: NamesKnown): void {
-    session.named = names === undefined ? 0 : this.book.cursor(names.count, names.digest);
-    session.generation = this.book.generation;
     const before = this.pool.revision;
     try {
       this.unassign(session);
@@ -212,12 +208,13 @@ export class CloudControl {
       session.addresses = [];
       session.registered = false;
       session.waiting = wanted;
+      this.names.remove(session);
       this.logger.warn({ tenant: this.tenant, node: session.node, code }, message);
       session.send(encodeControl({ type: 'refusal', code, message, prefixes: [] }));
       return;
     }
     if (this.pool.revision !== before) {
-      this.name(session.node);
+      this.names.set(session.node, session.addresses);
       this.onRecord();
     }
     session.registered = true;
@@ -238,7 +235,7 @@ export class CloudControl {
     session.send(encodeControl({ type: 'assign', addresses, pools, mtu: this.mtu, gateway }));
     // What is not yet flushed may be in the snapshot already; the increment that follows repeats it, which changes nothing.
     for (const message of this.encodedSnapshot()) session.send(message);
-    if (!this.tellNames(session)) this.namesSoon();
+    this.names.add(session, names);
     if (session.wanted.length > 0) this.apply(session);
   }
 
@@ -349,28 +346,6 @@ export class CloudControl {
     for (const route of this.registry.routesOf(node).values()) this.withdraw(route);
   }
 
-  /** Puts what the pool has for the node into the book. */
-  private name(node: string): void {
-    if (this.book.set(node, this.pool.addressesOf(node))) this.namesSoon();
-  }
-
-  /** Sends a node the names that it has not got, as far as the budget of this turn goes. False: there are more. */
-  private tellNames(session: Session): boolean {
-    if (session.generation !== this.book.generation) {
-      session.generation = this.book.generation;
-      session.named = 0;
-    }
-    while (this.nameBudget > 0) {
-      const part = this.book.next(session.named);
-      if (part === null) return true;
-      session.send(part.message);
-      session.named = part.to;
-      this.nameBudget -= part.message.length;
-      this.counters.nameUpdates++;
-    }
-    return session.named === this.book.count;
-  }
-
   private change(route: Route, withdrawn: boolean): void {
     // A snapshot from before the change stays good: whoever gets it gets the increment too.
     this.changes.set(`${prefixKey(route.prefix)} ${route.node}`, { route, withdrawn });
@@ -388,25 +363,6 @@ export class CloudControl {
       for (const session of this.sessions.values()) if (session.retry) this.apply(session);
     }
     this.flushRoutes();
-  }
-
-  private namesSoon(): void {
-    if (this.namesScheduled) return;
-    this.namesScheduled = true;
-    this.deferNames(() => this.flushNames());
-  }
-
-  private flushNames(): void {
-    this.namesScheduled = false;
-    this.nameBudget = this.limits.nameBytesPerTurn;
-    const sessions = [...this.sessions.values()].filter((session) => session.registered);
-    for (let i = 0; i < sessions.length; i++) {
-      const at = (this.nextTold + i) % sessions.length;
-      if (this.tellNames(sessions[at]!)) continue;
-      // Whose turn it is not in this one begins the next.
-      this.nextTold = at;
-      return this.namesSoon();
-    }
   }
 
   private flushRoutes(): void {
@@ -454,9 +410,6 @@ class Session implements NodeSession {
   addresses: readonly Uint8Array[] = [];
   routes: readonly Route[] = [];
   registered = false;
-  /** How far it has the list of names, of which generation of the book. */
-  named = 0;
-  generation = -1;
   /** What a node asked for that got no address; it gets one when a place becomes free. */
   waiting: readonly Uint8Array[] | null = null;
   // Advertise messages that are not complete yet, and how many routes they had in all.
