@@ -9,6 +9,7 @@ import {
   Hold,
   KubeBusError,
   type Logger,
+  MS,
   type Random,
   silentLogger,
   systemClock,
@@ -22,7 +23,7 @@ import {
   type Target,
 } from './http-proxy/index.js';
 import { loadDefaultTransport, NodeIdentity } from './join/index.js';
-import { dialLink, type Link } from './l2/index.js';
+import { dialLink, isName, type Link } from './l2/index.js';
 import {
   attachLink,
   DEFAULT_METRIC,
@@ -73,6 +74,9 @@ const REFUSALS = new Set([
   'ERR_VERSION',
   'ERR_TOO_MANY_CONNECTIONS',
 ]);
+
+/** How long a name that nobody has is waited for: the cloud tells new names in steps, of which each takes less than this. */
+const NAME_WAIT = 500 * MS;
 
 export class KubeBusNode extends EventEmitter<NodeEvents> {
   readonly tenant: string;
@@ -260,7 +264,7 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
     this.netValue ??= createNet(this.vrf.endpoint, {
       clock: this.clock,
       random: this.random,
-      resolver: (name) => this.resolve(name),
+      resolver: (name) => this.resolveSoon(name),
       peerOf: (address) => this.peerOf(address),
       onPeers: (fn) => {
         this.peerWaiters.add(fn);
@@ -373,7 +377,7 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
 
   /** ICMP echo from this process to an address, or to a name as `net.connect` takes them (its first address). */
   async ping(host: string, options: PingOptions = {}): Promise<PingReport> {
-    const address = isIP(host) !== 0 ? host : this.resolve(host.toLowerCase())[0];
+    const address = isIP(host) !== 0 ? host : (await this.resolveSoon(host.toLowerCase()))[0];
     if (address === undefined) {
       throw new KubeBusError(
         'ERR_INVALID_ARGUMENT',
@@ -423,11 +427,33 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
 
   /** Addresses of a node of the own tenant, by its name. */
   private resolve(name: string): string[] {
-    const suffix = `.${this.tenant}.kubebus`;
-    const node = name.endsWith(suffix) ? name.slice(0, -suffix.length) : name;
+    const node = this.nodeName(name);
     if (node === this.node) return [...this.addresses];
     if (node === this.link.peer.node) return [...this.gateway];
     return this.control.addressesOf(node).map(formatAddress);
+  }
+
+  private nodeName(name: string): string {
+    const suffix = `.${this.tenant}.kubebus`;
+    return name.endsWith(suffix) ? name.slice(0, -suffix.length) : name;
+  }
+
+  /** As `resolve`; a name that may be that of a node which joins just now is waited for. */
+  private resolveSoon(name: string): string[] | Promise<string[]> {
+    const found = this.resolve(name);
+    if (found.length > 0 || !isName(this.nodeName(name))) return found;
+    return new Promise((resolve) => {
+      const finish = () => {
+        timer.cancel();
+        this.peerWaiters.delete(look);
+        resolve(this.resolve(name));
+      };
+      const look = () => {
+        if (this.resolve(name).length > 0) finish();
+      };
+      this.peerWaiters.add(look);
+      const timer = this.clock.at(this.clock.now() + NAME_WAIT, finish);
+    });
   }
 
   private peerOf(address: string): { tenant: string; node: string } | undefined {

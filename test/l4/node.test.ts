@@ -77,6 +77,15 @@ test('who the other end is, also of a node whose name comes after its first pack
     await server.stop();
     await cloud.stop();
   });
+  // Its name, to another node that has not heard of it yet.
+  const client = await join('client');
+  t.teardown(() => client.stop());
+  const early = await join('early');
+  early.net.createServer((s) => s.end('here')).listen(8);
+  const first = client.net.connect(8, 'early');
+  t.is(String((await once(first, 'data'))[0]), 'here');
+  await early.stop();
+
   const seen: unknown[] = [];
   server.net
     .createServer((socket) => {
