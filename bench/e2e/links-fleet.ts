@@ -147,6 +147,8 @@ async function restart(
     const seconds = await joinAll(fleet, nodes, port, dir);
     const joined = await cpuOf(hub);
     log(`  ${name}: ${count} joined in ${seconds.toFixed(1)} s, hub ${(joined.cpu - before.cpu).toFixed(1)} s of CPU`);
+    // The last addresses get to the disk: a hub dies at any time, but not just then.
+    await new Promise((resolve) => setTimeout(resolve, 1_000));
     await killed(hub);
     const back = fleet.map((child) => order<Back>(child, { do: 'back' }));
     await new Promise((resolve) => setTimeout(resolve, outageMs));
