@@ -42,6 +42,26 @@ test('a node keeps its addresses over reconnections, its own restart and the clo
   for (const to of [...a.addresses, ...c.addresses]) t.true(await net.ping(b, to), to);
 });
 
+test('a cloud that is killed and restarted tells nodes that come back no names that they know', async (t) => {
+  const dir = await folder(t);
+  const net = new Overlay(t);
+  const first = await net.cloud({ stateDir: dir });
+  const nodes: KubeBusNode[] = [];
+  for (let i = 0; i < 40; i++) nodes.push(await net.join(`n${i}`));
+  await net.pass(SECOND);
+  for (const node of nodes) t.is(node.routes().length, 2 * 39);
+  const messages = (node: KubeBusNode) => (node.stats().control as { messages: number }).messages;
+  const before = nodes.map(messages);
+  // The book as it is on disk while the first one runs.
+  const copy = await folder(t);
+  await writeFile(join(copy, 'addresses.json'), await readFile(join(dir, 'addresses.json')));
+  await net.settle(first.stop());
+  const second = await net.cloud({ stateDir: copy });
+  await net.until(() => second.nodes().length === 40 && second.nodes().every((n) => n.addresses.length > 0));
+  await net.pass(SECOND);
+  for (const [i, node] of nodes.entries()) t.is(messages(node) - before[i]!, 2, 'Assign and Routes');
+});
+
 test('up means usable: after a restart it comes when the addresses are assigned, and a link without an answer is none', async (t) => {
   const net = new Overlay(t);
   const tenants = (pool: string) => ({ acme: { pools: [pool] } });
