@@ -1,6 +1,6 @@
 // Records what Linux' own CUBIC gets on the path of l4-sim.ts, for comparison with ours in the simulator. As root:
 //
-//     node --import tsx bench/e2e/l4-record.ts            writes l4-linux-cubic.json
+//     node --import tsx bench/e2e/l4-record.ts && npx biome check --write bench/e2e/l4-linux-cubic.json
 //
 // The kernel stands on both ends: two namespaces with a TUN device each (no offload: one packet is one segment), iperf3 between.
 // This process joins the two devices and impairs what passes in real time: random loss towards the receiver, a queue drained at the
