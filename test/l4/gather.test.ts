@@ -24,7 +24,20 @@ const odd = fc.record({
   flags: fc.constantFrom(ack, ack, ack, ack, ack, ack | psh, ack | TcpFlag.urg, ack | TcpFlag.ece),
   window: fc.constantFrom(65_535, 65_535, 65_535, 65_535, 500),
   later: fc.constantFrom(0, 0, 0, 0, 0, 1, -5_000),
-  fault: fc.constantFrom('none', 'none', 'none', 'none', 'none', 'none', 'checksum', 'ce', 'ttl', 'padded', 'partial'),
+  fault: fc.constantFrom(
+    'none',
+    'none',
+    'none',
+    'none',
+    'none',
+    'none',
+    'checksum',
+    'ce',
+    'ttl',
+    'padded',
+    'padded-partial',
+    'partial',
+  ),
 });
 
 const plain = fc.constant({
@@ -47,9 +60,10 @@ test('a batch does what its frames do one by one, whatever is in it', (t) => {
     pieces: fc.array(piece, { minLength: 1, maxLength: 40, size: 'max' }),
     end: fc.boolean(),
     timestamps: fc.boolean(),
+    partial: fc.boolean(),
   });
   fc.assert(
-    fc.property(batches, ({ pieces, end, timestamps }) => {
+    fc.property(batches, ({ pieces, end, timestamps, partial }) => {
       const worlds = [new StackUnderTest(), new StackUnderTest()];
       const at = new Map<string, { seq: number; ours: number }>();
       for (const world of worlds) {
@@ -77,6 +91,7 @@ test('a batch does what its frames do one by one, whatever is in it', (t) => {
           payload,
           ...(timestamps && { fields: options(100_000 + p.later) }),
         });
+        if (partial) frame[1] = Flag.partialChecksum;
         return spoil(frame, p.fault, p.family);
       });
       const [whole, single] = worlds as [StackUnderTest, StackUnderTest];
@@ -92,6 +107,7 @@ test('a batch does what its frames do one by one, whatever is in it', (t) => {
         t.deepEqual(readAll(flow), readAll(other));
         merged += other.connection!.stats().segmentsReceived - flow.connection!.stats().segmentsReceived;
         t.is(flow.connection!.stats().bytesReceived, other.connection!.stats().bytesReceived);
+        t.is(windowOf(flow), windowOf(other));
         t.is(flow.connection!.stats().challengeAcks > 0, other.connection!.stats().challengeAcks > 0);
       });
       for (const counter of ['tcp-bad-checksum', 'tcp-malformed', 'tcp-no-flow']) {
@@ -109,6 +125,11 @@ test('a batch does what its frames do one by one, whatever is in it', (t) => {
   );
   t.true(merged > 500, `${merged} frames were merged`);
 });
+
+/** The window that the peer offers. */
+function windowOf(flow: StackUnderTest['accepted'][number]): number {
+  return (flow.connection as unknown as { sender: { wnd: number } }).sender.wnd;
+}
 
 function readAll(flow: StackUnderTest['accepted'][number]): Buffer {
   const parts: Buffer[] = [];
@@ -132,11 +153,13 @@ function spoil(frame: Uint8Array, fault: string, family: 4 | 6): Uint8Array {
     case 'partial':
       frame[1] = Flag.partialChecksum;
       return frame;
-    case 'padded': {
+    case 'padded':
+    case 'padded-partial': {
       // More in the frame than the IP packet says.
       const longer = new Uint8Array(frame.length + 6);
       longer.set(frame);
       putU16(longer, 6, lengthAt(frame, 0) + 6);
+      if (fault === 'padded-partial') longer[1] = Flag.partialChecksum;
       return longer;
     }
     default:
