@@ -152,7 +152,7 @@ async function timeToFirstByte(
   return { p50Ms: times[Math.floor(times.length / 2)]!, p99Ms: times[Math.floor(times.length * 0.99)]! };
 }
 
-async function certificates(dir: string): Promise<void> {
+export async function certificates(dir: string): Promise<void> {
   const ca = await createAuthority('bench');
   const write = async (name: string, { cert, key }: { cert: string; key: string }) => {
     await writeFile(join(dir, `${name}.crt`), cert);
