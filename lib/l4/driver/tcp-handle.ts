@@ -31,7 +31,7 @@ export interface HandleOwner {
 }
 
 export class TcpHandle implements FlowHandler {
-  reading = false;
+  private wanted = false;
   bytesRead = 0;
   bytesWritten = 0;
   readonly connection: TcpSurface;
@@ -97,9 +97,16 @@ export class TcpHandle implements FlowHandler {
     this.target = target;
   }
 
+  get reading(): boolean {
+    return this.wanted;
+  }
+
+  /** Node's HTTP server sets it before it calls `readStart` or `readStop`, which would then find nothing to do: what was waiting stayed for ever. */
+  set reading(_value: boolean) {}
+
   readStart(): void {
-    if (this.reading || this.finished) return;
-    this.reading = true;
+    if (this.wanted || this.finished) return;
+    this.wanted = true;
     const { connection } = this;
     // What is there already comes in its own tick, as from the kernel.
     if (connection.readable === 0 && !connection.ended && this.failure === null) return;
@@ -107,7 +114,7 @@ export class TcpHandle implements FlowHandler {
   }
 
   readStop(): void {
-    this.reading = false;
+    this.wanted = false;
   }
 
   /** `done(null)` once the connection has taken all bytes, perhaps at once; `done(code)` if it cannot. */
@@ -166,7 +173,7 @@ export class TcpHandle implements FlowHandler {
   private finish(how: () => void): void {
     if (this.finished) return;
     this.finished = true;
-    this.reading = false;
+    this.wanted = false;
     this.owner = null;
     this.flow.handler = null;
     const done = this.pendingDone;
@@ -214,7 +221,7 @@ export class TcpHandle implements FlowHandler {
       this.failure = codeOfReason(this.connection.reason);
     }
     if ((events & TcpEvent.writable) !== 0 && this.pendingDone !== null) this.flushPending();
-    if (this.reading) this.pull();
+    if (this.wanted) this.pull();
     if (this.failure !== null && this.pendingDone !== null) {
       const done = this.pendingDone;
       this.pendingDone = null;
@@ -245,7 +252,7 @@ export class TcpHandle implements FlowHandler {
   pull(): void {
     const { connection } = this;
     let took = false;
-    while (this.reading && connection.readable > 0) {
+    while (this.wanted && connection.readable > 0) {
       took = true;
       if (this.target !== null) {
         const n = connection.readInto(this.target);
@@ -259,15 +266,15 @@ export class TcpHandle implements FlowHandler {
       this.owner?.onData(chunk);
     }
     if (took) this.driver.touch(this.flow);
-    if (!this.reading) return;
+    if (!this.wanted) return;
     if (connection.ended) {
       if (this.ended) return;
       this.ended = true;
-      this.reading = false;
+      this.wanted = false;
       this.owner?.onEnd();
     } else if (this.failure !== null && !this.told) {
       this.told = true;
-      this.reading = false;
+      this.wanted = false;
       this.owner?.onReadError(this.failure);
     }
   }
