@@ -76,7 +76,7 @@ const REFUSALS = new Set([
 ]);
 
 /** How long a name that nobody has is waited for: the cloud tells new names in steps, of which each takes less than this. */
-const NAME_WAIT = 500 * MS;
+const NAME_WAIT = 1_000 * MS;
 
 export class KubeBusNode extends EventEmitter<NodeEvents> {
   readonly tenant: string;
