@@ -5,7 +5,7 @@ import http from 'node:http';
 import net from 'node:net';
 import test from 'ava';
 import { readService } from '../../lib/http-proxy/service.js';
-import { ask, makeWorld, until, type World } from './support/world.js';
+import { ask, makeWorld, raw, until, type World } from './support/world.js';
 
 let world: World;
 let url = '';
@@ -138,6 +138,20 @@ test.serial('nobody but the cloud gets past the proxy of a node', async (t) => {
     t.is(got.split('HTTP/1.1').length, 2, 'one answer, and the connection is closed');
   }
   t.is(served, before, 'nothing reached the service');
+});
+
+test.serial('a caller cannot ask for it through the gateway', async (t) => {
+  const before = served;
+  for (const base of ['X-KubeBus-Base: ', 'X_KubeBus_Base: ']) {
+    const got = await raw(
+      world.gateway,
+      `GET /acme/edge-1/web/ HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: kubebus-direct\r\n${base}\r\n\r\n` +
+        'GET / HTTP/1.1\r\nHost: x\r\nX-KubeBus-Tenant: globex\r\nConnection: close\r\n\r\n',
+    );
+    t.regex(got, /^HTTP\/1\.1 400 /);
+    t.is(got.split('HTTP/1.1').length, 2);
+  }
+  t.is(served, before);
 });
 
 test.serial('the node decides for the caller that the cloud names', async (t) => {

@@ -20,6 +20,7 @@ import { type Rate, RateLimiter } from '../rate-limit.js';
 import type { DirectAccess } from '../service.js';
 import { type AccessLog, logAccess, type Seen, track } from './access-log.js';
 import { answerFailure, answerRaw, isHttp2, writeHead } from './answer.js';
+import { DIRECT_PROTOCOL } from './direct.js';
 import { exchange, type Plan, type Result } from './exchange.js';
 import { createFront, DEFAULT_FRONT_LIMITS, type Front, type FrontLimits } from './front.js';
 import { RequestIds } from './request-id.js';
@@ -171,6 +172,13 @@ export class ClientProxy {
       return;
     }
     const { route } = found;
+    // Between us and a node only: behind it a caller would say itself who it is.
+    if (req.headers.upgrade?.trim().toLowerCase() === DIRECT_PROTOCOL) {
+      const failure = new HttpFailure('ERR_HTTP_BAD_REQUEST', `${DIRECT_PROTOCOL} is not for callers`);
+      refuse(failure);
+      found.done({ status: failure.status, bytesIn: 0, bytesOut: 0, error: failure.code });
+      return;
+    }
     const fail = (failure: HttpFailure) => {
       refuse(failure);
       found.done({ status: failure.status, bytesIn: 0, bytesOut: 0, error: failure.code });
