@@ -41,7 +41,7 @@ interface Chunk {
 export class QuicConnection implements ByteStream, DatagramPath {
   identity!: PeerIdentity;
   maxBytes = 0;
-  /** Connection ids by which packets find this connection, as hex. */
+  /** Connection ids by which packets find this connection, as keys of a map. */
   readonly ids = new Set<string>();
   state: 'handshake' | 'ready' | 'over' = 'handshake';
   private handler: StreamHandler | null = null;

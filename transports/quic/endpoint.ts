@@ -39,7 +39,11 @@ const SPARE = 256;
 /** Milliseconds without a packet, from the first error on, after which the system's "nobody listens there" is believed. */
 const REFUSED_MS = 2_000;
 
-const hex = (bytes: Uint8Array) => Buffer.from(bytes).toString('hex');
+/** Set in the first byte of a packet with a long header (RFC 9000 §17.2). */
+const LONG_HEADER = 0x80;
+
+/** Connection ids as keys. */
+const keyOf = (id: Uint8Array) => Buffer.from(id.buffer, id.byteOffset, id.byteLength).toString('latin1');
 
 export class QuicEndpoint implements ConnectionHost {
   local: HostPort = { host: '0.0.0.0', port: 0 };
@@ -221,13 +225,18 @@ export class QuicEndpoint implements ConnectionHost {
   private onMessage(data: Buffer, from: HostPort): void {
     const { engine } = this.options;
     this.refusedAt = null;
+    // The usual packet, whose id lies at a fixed place (RFC 9000 §17.3.1), is not worth a call of the engine.
+    if ((data[0]! & LONG_HEADER) === 0) {
+      const known = this.byId.get(data.toString('latin1', 1, 1 + engine.MAX_CONN_ID_LEN));
+      if (known !== undefined) return known.receive(data, from);
+    }
     let header: ReturnType<Engine['Header']['fromSlice']>;
     try {
       header = engine.Header.fromSlice(data, engine.MAX_CONN_ID_LEN);
     } catch {
       return; // not QUIC
     }
-    const connection = this.byId.get(hex(header.dcid));
+    const connection = this.byId.get(keyOf(header.dcid));
     if (connection !== undefined) return connection.receive(data, from);
     // A stateless reset has a random id: the engine knows it by its token.
     if (this.connected) return this.byId.values().next().value?.receive(data, from);
@@ -291,7 +300,7 @@ export class QuicEndpoint implements ConnectionHost {
 
   private add(connection: QuicConnection, ids: readonly Uint8Array[]): void {
     for (const id of ids) {
-      const key = hex(id);
+      const key = keyOf(id);
       connection.ids.add(key);
       this.byId.set(key, connection);
     }
@@ -306,7 +315,7 @@ export class QuicEndpoint implements ConnectionHost {
   }
 
   private remove(connection: QuicConnection, id: Uint8Array): void {
-    const key = hex(id);
+    const key = keyOf(id);
     connection.ids.delete(key);
     this.byId.delete(key);
   }
