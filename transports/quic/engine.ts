@@ -1,5 +1,5 @@
 // The QUIC engine behind a narrow seam: what our driver needs of it, so that it can be changed. Today it is Cloudflare's
-// quiche 0.18 as the optional package @matrixai/quic ships it, compiled; that version is old (docs/guides/quic.md).
+// quiche 0.18 as the optional package @matrixai/quic ships it, compiled; that version is old.
 //
 // The types here are ours and name only what is called; a user without the package can still compile against this one.
 
