@@ -64,6 +64,12 @@ export function connectError(error: Error, where: string): KubeBusError {
   if (error instanceof KubeBusError) return error;
   if (isCertificateCode(codeOf(error)))
     return new KubeBusError('ERR_CERTIFICATE', `certificate of ${where}: ${explain(error)}`, { cause: error });
-  const text = codeOf(error).startsWith('ERR_SSL_') ? explain(error) : error.message;
+  const text =
+    codeOf(error) === 'ECONNRESET'
+      ? // What a listener at its limit does: without TLS it cannot say so.
+        'the other side closed the connection during the TLS handshake (it may have too many of them in progress: its log says why)'
+      : codeOf(error).startsWith('ERR_SSL_')
+        ? explain(error)
+        : error.message;
   return new KubeBusError('ERR_CONNECT', `cannot connect to ${where}: ${text}`, { cause: error });
 }

@@ -20,6 +20,7 @@ test.before(async () => {
   await pki.node('stranger', 'e1');
   // 86 seconds ago.
   await pki.node('acme', 'expired', [], -0.001);
+  await pki.node('acme', 'early', [], 2, Date.now() + 24 * 60 * 60 * 1000);
   const names = nodeNames('acme', 'forged', []);
   await save(pki.dir, 'acme-forged', await other.issue({ name: 'forged', days: 1, names }));
 });
@@ -132,6 +133,12 @@ test('who is refused reads the reason, and so does the cloud', async (t) => {
       node('edge', 'acme-expired'),
       ['ERR_CERTIFICATE', /^refused: .*expired/],
       ['ERR_CERTIFICATE', /^connection refused: .*expired/],
+    ),
+    both(
+      'a certificate that is not valid yet',
+      node('edge', 'acme-early'),
+      ['ERR_CERTIFICATE', /^refused: .*not valid yet: check the clocks/],
+      ['ERR_CERTIFICATE', /^connection refused: .*not valid yet/],
     ),
     both(
       'a tenant that is not served',

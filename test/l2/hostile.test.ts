@@ -5,13 +5,15 @@ import net from 'node:net';
 import tls from 'node:tls';
 import test from 'ava';
 import { HEADER, KubeBusError, MS, putHeader, SECOND, Slab } from '../../lib/core/index.js';
-import { cloudNames, createAuthority, nodeNames } from '../../lib/join/driver/pki.js';
+import { cloudNames, createAuthority, type Issued, nodeNames } from '../../lib/join/driver/pki.js';
 import { kubebus } from '../../lib/l2/gen/messages.js';
 import { acceptLinks, dialLink, type Link, type LinkAcceptor } from '../../lib/l2/index.js';
 import { controlFrame, FrameType } from '../../lib/l2/wire/frame.js';
 import { tcpTransport } from '../../transports/tcp.js';
 import { numbered, slabOf } from './support/frames.js';
 import { bye, Recorder, slabsInUse, World } from './support/world.js';
+
+const DAY = 24 * 60 * 60 * 1000;
 
 const hello = () =>
   controlFrame(
@@ -182,11 +184,23 @@ const pki = (async () => {
   const other = await createAuthority('another CA');
   const cloud = await ca.issue({ name: 'hub', days: 1, names: cloudNames('hub', ['127.0.0.1']), server: true });
   const node = (name: string, days = 1, by = ca) => by.issue({ name, days, names: nodeNames('acme', name, []) });
-  return { ca: ca.cert, other: other.cert, otherCa: other, cloud, node };
+  /** Valid from tomorrow on. */
+  const early = {
+    cloud: await ca.issue({
+      name: 'hub',
+      days: 1,
+      names: cloudNames('hub', ['127.0.0.1']),
+      server: true,
+      now: Date.now() + DAY,
+    }),
+    node: await ca.issue({ name: 'e1', days: 1, names: nodeNames('acme', 'e1', []), now: Date.now() + DAY }),
+  };
+  return { ca: ca.cert, other: other.cert, otherCa: other, cloud, node, early };
 })();
 
-async function tlsHub(options: { handshakes?: number; handshakeTimeout?: number } = {}) {
-  const { ca, cloud } = await pki;
+async function tlsHub(options: { handshakes?: number; handshakeTimeout?: number } = {}, cloud?: Issued) {
+  const { ca } = await pki;
+  cloud ??= (await pki).cloud;
   const links: Link[] = [];
   const acceptor = await acceptLinks({
     transports: [tcpTransport({ tls: { ...cloud, ca }, listen: { host: '127.0.0.1', port: 0 }, ...options })],
@@ -231,14 +245,44 @@ test('TLS handshakes that are never finished: at most so many, each for so long,
   await acceptor.close(bye);
 });
 
+test('a node that comes while all places for TLS handshakes are taken reads what may be the reason', async (t) => {
+  const { acceptor, port } = await tlsHub({ handshakes: 1 });
+  const { ca, node } = await pki;
+  const transport = tcpTransport({ tls: { ...(await node('e1')), ca } });
+  // Whoever has held a place for a second gives way: on a machine that slow it is tried again.
+  let message: string | null = null;
+  while (message === null) {
+    const holder = net.connect(port, '127.0.0.1').on('error', () => {});
+    await once(holder, 'connect');
+    message = await transport.dial(acceptor.addresses[0]!, AbortSignal.timeout(30_000)).then(
+      (stream) => {
+        stream.destroy();
+        return null;
+      },
+      (error: Error) => error.message,
+    );
+    holder.destroy();
+    await once(holder, 'close');
+  }
+  t.regex(message, /closed the connection during the TLS handshake \(it may have too many of them in progress/);
+  t.true(acceptor.stats()['refused.ERR_TOO_MANY_CONNECTIONS']! >= 1);
+  await acceptor.close(bye);
+});
+
 test('certificates that are refused: each side shows the same reason', async (t) => {
-  const { ca, other, otherCa, node } = await pki;
+  const { ca, other, otherCa, node, early } = await pki;
   const { acceptor } = await tlsHub();
-  const refusal = (material: { cert: string; key: string; ca: string }, tenant = 'acme', name = 'e1') =>
+  const { acceptor: earlyHub } = await tlsHub({}, early.cloud);
+  const refusal = (
+    material: { cert: string; key: string; ca: string },
+    tenant = 'acme',
+    name = 'e1',
+    { addresses } = acceptor,
+  ) =>
     new Promise<KubeBusError>((resolve) => {
       const link = dialLink({
         transport: tcpTransport({ tls: material }),
-        addresses: acceptor.addresses,
+        addresses,
         tenant,
         node: name,
       });
@@ -262,6 +306,14 @@ test('certificates that are refused: each side shows the same reason', async (t)
       /not signed by our CA/,
     ],
     ['expired', refusal({ ...(await node('e1', -0.001)), ca }), 'ERR_CERTIFICATE', 'remote', /expired/],
+    ['not valid yet', refusal({ ...early.node, ca }), 'ERR_CERTIFICATE', 'remote', /not valid yet/],
+    [
+      'a cloud’s that is not valid yet',
+      refusal({ ...good, ca }, 'acme', 'e1', earlyHub),
+      'ERR_CERTIFICATE',
+      'local',
+      /not valid yet/,
+    ],
     ['we do not know the cloud’s CA', refusal({ ...good, ca: other }), 'ERR_CERTIFICATE', 'local', /CA/],
     [
       'the hello names another node',
@@ -283,7 +335,9 @@ test('certificates that are refused: each side shows the same reason', async (t)
     t.deepEqual([reason.code, reason.side], [code, side], what);
     t.regex(reason.message, text, what);
   }
-  await counted(acceptor, 'refused.ERR_CERTIFICATE', 3);
+  await counted(acceptor, 'refused.ERR_CERTIFICATE', 4);
+  await counted(earlyHub, 'refused.ERR_CERTIFICATE', 1);
+  await earlyHub.close(bye);
   t.is(acceptor.stats()['refused.ERR_IDENTITY_MISMATCH'], 2);
   // No certificate at all.
   const { port } = new URL(acceptor.addresses[0]!);

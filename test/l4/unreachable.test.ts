@@ -43,18 +43,22 @@ test('an address that is nowhere: ENETUNREACH', async (t) => {
   world.close();
 });
 
-test('silence: ETIMEDOUT after the connect timeout, and after the user timeout once connected', async (t) => {
-  let silent = false;
-  const world = makeWorld(2, {
-    lose: () => silent,
-    tcp: { connectTimeout: 300_000, userTimeout: 300_000, minRto: 20_000 },
-  });
+test('silence: ETIMEDOUT after the connect timeout', async (t) => {
+  const world = makeWorld(2, { lose: () => true, tcp: { connectTimeout: 300_000 } });
   const [a, b] = world.nodes as [(typeof world.nodes)[0], (typeof world.nodes)[0]];
-  b.l4.net.createServer((s) => s.resume()).listen(9);
-  const socket = await a.l4.connect(9, b.v4);
-  silent = true;
   const [error] = (await once(a.l4.net.connect(9, b.v4), 'error')) as [SystemError];
   t.deepEqual(fields(error), { code: 'ETIMEDOUT', errno: -110, syscall: 'connect', address: b.v4, port: 9 });
+  world.close();
+});
+
+test('silence: ETIMEDOUT after the user timeout, once connected', async (t) => {
+  let silent = false;
+  const world = makeWorld(2, { lose: () => silent, tcp: { userTimeout: 300_000, minRto: 20_000 } });
+  const [a, b] = world.nodes as [(typeof world.nodes)[0], (typeof world.nodes)[0]];
+  b.l4.net.createServer((s) => s.resume()).listen(9);
+  // The connect timeout is the default: this has to get through on however slow a machine.
+  const socket = await a.l4.connect(9, b.v4);
+  silent = true;
   socket.write('is there anybody');
   const [late] = (await once(socket, 'error')) as [SystemError];
   t.like(late, { code: 'ETIMEDOUT', errno: -110, syscall: 'read' });

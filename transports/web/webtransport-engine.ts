@@ -64,15 +64,22 @@ export function loadWebTransport(): Promise<WebTransportEngine> {
 }
 
 /** The HTTP/2 stream and session below a session, by the package's own names; neither is there over HTTP/3. */
-interface Http2Part {
-  objint?: {
-    stream?: {
-      readonly writableFinished: boolean;
-      close?(code: number): void;
-      session?: { destroy?(): void };
-    };
-  };
+interface Http2Stream {
+  readonly writableFinished: boolean;
+  close(code: number): void;
+  readonly session?: { destroy(): void };
 }
+
+/** A listener's session has them itself, a dialer's in the session that it wraps. */
+interface Inner {
+  readonly sessionint?: Inner;
+  readonly objint?: { readonly stream?: Http2Stream };
+}
+
+const http2Of = (session: WebTransportSession): Http2Stream | undefined => {
+  const outer = session as Inner;
+  return (outer.sessionint ?? outer).objint?.stream;
+};
 
 /** RFC 9113 §7: the stream is no longer needed; no error to either side. */
 const CANCEL = 8;
@@ -84,7 +91,8 @@ const CANCEL = 8;
  * frames until memory is full (`std::bad_alloc`; seen with Node 20.20.2). With any other code RST_STREAM goes at once.
  */
 export function guardClose(session: WebTransportSession): void {
-  const stream = (session as Http2Part).objint?.stream;
+  const stream = http2Of(session);
+  // A browser's WebSocket comes on a socket, which has no `close`.
   if (stream?.close === undefined || Object.hasOwn(stream, 'close')) return;
   const close = stream.close.bind(stream);
   stream.close = (code) => close(code === 0 && !stream.writableFinished ? CANCEL : code);
@@ -99,7 +107,8 @@ const GRACE_MS = 5_000;
  */
 export function endSession(session: WebTransportSession): Promise<void> {
   guardClose(session);
-  const { objint } = session as Http2Part;
+  // Now: a stream that is destroyed no longer knows it.
+  const connection = http2Of(session)?.session;
   try {
     session.close({ closeCode: 0, reason: '' });
   } catch {
@@ -107,7 +116,7 @@ export function endSession(session: WebTransportSession): Promise<void> {
   }
   return new Promise((resolve) => {
     const cut = setTimeout(() => {
-      objint?.stream?.session?.destroy?.();
+      connection?.destroy();
       resolve();
     }, GRACE_MS);
     const over = () => {

@@ -9,7 +9,8 @@ export interface Pki {
   readonly dir: string;
   readonly ca: Authority;
   file(name: string): string;
-  node(tenant: string, node: string, prefixes?: readonly string[], days?: number): Promise<void>;
+  /** `now`: when it was issued, in milliseconds since the epoch. */
+  node(tenant: string, node: string, prefixes?: readonly string[], days?: number, now?: number): Promise<void>;
   /** --cert, --key and --ca of NAME. */
   flags(name: string, ca?: string): string[];
   remove(): Promise<void>;
@@ -27,9 +28,9 @@ export async function makePki(): Promise<Pki> {
     dir,
     ca,
     file,
-    async node(tenant, node, prefixes = [], days = 1) {
+    async node(tenant, node, prefixes = [], days = 1, now = Date.now()) {
       const names = nodeNames(tenant, node, prefixes);
-      await save(dir, `${tenant}-${node}`, await ca.issue({ name: node, days, names }));
+      await save(dir, `${tenant}-${node}`, await ca.issue({ name: node, days, names, now }));
     },
     flags: (name, authority = 'ca') => [
       ...['--cert', file(`${name}.crt`)],

@@ -22,11 +22,16 @@ export class Kubebus {
   /** Resolves when the process has ended. */
   readonly stopped: Promise<unknown>;
   private waiting: (() => void)[] = [];
+  /** Nothing more can come: it has ended, and its output has been read. */
+  private over = false;
 
   constructor(...argv: string[]) {
     const args = ['--import', import.meta.resolve('tsx'), command, ...argv];
     this.child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'pipe'] });
-    this.stopped = once(this.child, 'close').then(() => this.wake());
+    this.stopped = once(this.child, 'close').then(() => {
+      this.over = true;
+      this.wake();
+    });
     createInterface({ input: this.child.stdout! }).on('line', (text) => {
       this.lines.push(JSON.parse(text) as Line);
       this.wake();
@@ -43,8 +48,7 @@ export class Kubebus {
     for (;;) {
       const found = this.lines.find(what);
       if (found !== undefined) return found;
-      const { exitCode, signalCode } = this.child;
-      if (exitCode !== null || signalCode !== null || patience.aborted) {
+      if (this.over || patience.aborted) {
         const log = this.lines.map((l) => `${l.code ?? ''} ${l.msg}`).join('\n');
         throw new Error(`${patience.aborted ? 'still runs' : 'ended'} without the line: ${this.err}\n${log}`);
       }
