@@ -2,7 +2,7 @@
 
 import net from 'node:net';
 import tls from 'node:tls';
-import { KubeBusError, type Micros, SECOND } from '../lib/core/index.js';
+import { KubeBusError, type Micros, SECOND, Slab } from '../lib/core/index.js';
 import type {
   AcceptHandler,
   ByteStream,
@@ -13,10 +13,14 @@ import type {
   TlsSource,
   Transport,
 } from '../lib/l2/transport.js';
+import type { Native, NativeSecureContext } from '../native/loader.mjs';
 import { cloudIdentity, material, nodeIdentity } from './identity.js';
 import { watchLocalAddress } from './local-address.js';
 import { connectThroughProxy, parseProxy } from './proxy.js';
-import { SocketStream } from './socket-stream.js';
+import { CIPHERS, type Connected, type Credentials } from './tcp/connected.js';
+import { Handshakes } from './tcp/handshakes.js';
+import { hostFault, NativeSocket, nativeSockets, secureContext } from './tcp/native-socket.js';
+import { endOf, NodeSocket } from './tcp/node-socket.js';
 import { connectError, explain, explainCertificate, handshakeCode } from './tls-reasons.js';
 
 export const DEFAULT_PORT = 7443;
@@ -39,13 +43,9 @@ export interface TcpOptions {
    * closed at once. **Default:** 256.
    */
   readonly handshakes?: number;
+  /** Sockets by the addon, which cost less time and memory than Node's own. **Default:** true; has an effect only where the addon is there. */
+  readonly native?: boolean;
 }
-
-/** A handshake takes a few round trips: who needs longer than this gives way when all places are taken. */
-const GIVE_WAY_MS = 1_000;
-
-/** AES-GCM first: with AES instructions it is several times as fast as ChaCha20 (which stays for those without). */
-const CIPHERS = 'TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256';
 
 const NOBODY: PeerIdentity = {
   tenant: '',
@@ -88,18 +88,16 @@ interface SecureDial {
   readonly unverified?: boolean;
 }
 
-/** A connected socket, after the TLS handshake where `secure` asks for one. */
-async function connectSocket(
-  address: string,
+/** A connected socket of Node's, after the TLS handshake where `secure` asks for one. */
+async function secured(
+  host: string,
+  port: number,
   secure: SecureDial | undefined,
   signal: AbortSignal,
-  proxy?: string,
-): Promise<{ socket: net.Socket; where: string }> {
-  const { host, port } = parseHostPort(address);
-  const where = `${host.includes(':') ? `[${host}]` : host}:${port}`;
+  tunnel: net.Socket | null,
+): Promise<net.Socket> {
+  if (tunnel !== null && secure === undefined) return tunnel.setNoDelay(true);
   const { protocol, unverified = false, ...pem } = secure ?? {};
-  const tunnel = proxy === undefined ? null : await connectThroughProxy(proxy, host, port, signal);
-  if (tunnel !== null && secure === undefined) return { socket: tunnel.setNoDelay(true), where };
   const socket =
     secure === undefined
       ? net.connect({ host, port, noDelay: true })
@@ -123,7 +121,7 @@ async function connectSocket(
       else {
         socket.destroy();
         socket.on('error', () => {});
-        reject(connectError(error, where));
+        reject(connectError(error, shownAs(host, port)));
       }
     };
     const closed = () => settle(new Error('the other side closed the connection during the handshake'));
@@ -134,13 +132,7 @@ async function connectSocket(
     if (signal.aborted) aborted();
     else signal.addEventListener('abort', aborted);
   });
-  socket.setNoDelay(true);
-  const { localAddress } = tunnel ?? socket;
-  const unwatch = watchLocalAddress(localAddress, () =>
-    socket.destroy(new Error(`this host has no longer the address ${localAddress}`)),
-  );
-  socket.once('close', unwatch);
-  return { socket, where };
+  return socket.setNoDelay(true);
 }
 
 async function dial(
@@ -149,29 +141,113 @@ async function dial(
   signal: AbortSignal,
   farewell?: (reason: KubeBusError) => Uint8Array,
 ): Promise<ByteStream> {
-  // Not verified by Node, which would destroy the socket without a word to the other side; but here, before there is a stream.
-  const secure = options.tls === undefined ? undefined : { ...material(options.tls), unverified: true };
-  const { socket, where } = await connectSocket(address, secure, signal, options.proxy);
-  if (!(socket instanceof tls.TLSSocket)) return new SocketStream(socket, NOBODY, `tcp://${where}`);
-  const refusal = cloudRefusal(socket);
+  const { host, port } = parseHostPort(address);
+  const where = shownAs(host, port);
+  const credentials = options.tls === undefined ? null : material(options.tls);
+  const socket = await connect(options, host, port, credentials, signal);
+  const refusal = socket.shown === null ? null : cloudRefusal(socket);
+  const scheme = socket.shown === null ? 'tcp' : 'tls';
+  const identity = refusal === null && socket.shown !== null ? cloudIdentity(socket.shown.fields)! : NOBODY;
+  const stream = socket.stream(identity, `${scheme}://${where}`);
   if (refusal === null) {
-    return new SocketStream(socket, cloudIdentity(socket.getPeerCertificate())!, `tls://${where}`);
+    const { localAddress } = socket;
+    const gone = () => stream.destroy(new Error(`this host has no longer the address ${localAddress}`));
+    socket.onClosed(watchLocalAddress(localAddress, gone));
+    return stream;
   }
   const told = new KubeBusError('ERR_CERTIFICATE', `the node refused the cloud's certificate: ${refusal}`);
-  socket.on('error', () => {});
-  socket.resume(); // what is left unread would turn the end into a reset
-  if (farewell === undefined) socket.destroy();
-  else socket.end(farewell(told));
-  setTimeout(() => socket.destroy(), 1_000).unref();
+  lastWords(stream, farewell?.(told));
   throw new KubeBusError('ERR_CERTIFICATE', `certificate of ${where}: ${refusal}`);
 }
 
+/** What the other side says meanwhile is read and forgotten: left unread it would turn the end into a reset. */
+function lastWords(stream: ByteStream, words: Uint8Array | undefined): void {
+  const nowhere = Buffer.allocUnsafe(4096);
+  const cut = setTimeout(() => stream.destroy(), 1_000);
+  cut.unref();
+  stream.open({
+    room: () => nowhere,
+    hasPartial: true,
+    onData: () => {},
+    onDrain: () => {},
+    datagramRoom: () => nowhere,
+    onDatagram: () => {},
+    onDatagramsDone: () => {},
+    onClose: () => clearTimeout(cut),
+  });
+  if (words !== undefined) stream.write(Slab.of(words), 0, words.length);
+  stream.end();
+}
+
+const shownAs = (host: string, port: number) => `${host.includes(':') ? `[${host}]` : host}:${port}`;
+
+/** The certificate is looked at by whoever called: Node would destroy the socket without a word to the other side. */
+async function connect(
+  options: TcpOptions,
+  host: string,
+  port: number,
+  credentials: Credentials | null,
+  signal: AbortSignal,
+): Promise<Connected> {
+  const native = options.native === false ? null : nativeSockets(credentials !== null);
+  const tunnel = options.proxy === undefined ? null : await connectThroughProxy(options.proxy, host, port, signal);
+  // Behind a proxy Node has read from the socket already. With TLS nothing follows before we have spoken.
+  if (native === null || (tunnel !== null && (tunnel instanceof tls.TLSSocket || credentials === null))) {
+    const secure = credentials === null ? undefined : { ...credentials, unverified: true };
+    return new NodeSocket(await secured(host, port, secure, signal, tunnel));
+  }
+  const where = shownAs(host, port);
+  try {
+    const raw = tunnel ?? (await unread(host, port, signal));
+    raw.setNoDelay(true);
+    const context = credentials === null ? null : contextFor(native, credentials);
+    const socket = NativeSocket.take(native, raw, context, { server: false, name: host });
+    if (context === null) return socket;
+    await socket.handshake(signal);
+    const { shown } = socket;
+    if (shown !== null && shown.fault === null && shown.raw !== null) {
+      socket.shown = { ...shown, fault: hostFault(host, shown.raw) };
+    }
+    return socket;
+  } catch (error) {
+    throw connectError(signal.aborted ? new Error('no answer in time') : (error as Error), where);
+  }
+}
+
+/** A connected socket from which Node does not read. */
+function unread(host: string, port: number, signal: AbortSignal): Promise<net.Socket> {
+  return new Promise((resolve, reject) => {
+    const socket = net.connect({ host, port });
+    socket.pause();
+    const settle = (error?: Error) => {
+      signal.removeEventListener('abort', aborted);
+      if (error === undefined) return resolve(socket);
+      socket.destroy();
+      reject(error);
+    };
+    const aborted = () => settle(new Error('no answer in time'));
+    socket.on('error', settle);
+    socket.once('connect', () => settle());
+    if (signal.aborted) aborted();
+    else signal.addEventListener('abort', aborted);
+  });
+}
+
+/** The last one made: dials follow each other with the same certificate. */
+let lastContext: { readonly of: Credentials; readonly context: NativeSecureContext } | null = null;
+
+function contextFor(native: Native, of: Credentials): NativeSecureContext {
+  const last = lastContext?.of;
+  if (last?.cert !== of.cert || last.key !== of.key || last.ca !== of.ca) {
+    lastContext = { of, context: secureContext(native, of) };
+  }
+  return lastContext!.context;
+}
+
 /** Why this socket does not lead to our cloud, or null. */
-function cloudRefusal(socket: tls.TLSSocket): string | null {
-  if (!socket.authorized) return explainCertificate(socket.authorizationError);
-  return cloudIdentity(socket.getPeerCertificate()) === null
-    ? "it is not a cloud's (no kubebus-cloud: name in it)"
-    : null;
+function cloudRefusal({ shown }: Connected): string | null {
+  if (shown!.fault !== null) return explainCertificate(shown!.fault);
+  return cloudIdentity(shown!.fields) === null ? "it is not a cloud's (no kubebus-cloud: name in it)" : null;
 }
 
 /**
@@ -184,22 +260,24 @@ export async function dialService(
   signal: AbortSignal,
   proxy?: string,
 ): Promise<tls.TLSSocket> {
-  const { socket, where } = await connectSocket(address, secure, signal, proxy);
-  const secured = socket as tls.TLSSocket;
+  const { host, port } = parseHostPort(address);
+  const where = shownAs(host, port);
+  const tunnel = proxy === undefined ? null : await connectThroughProxy(proxy, host, port, signal);
+  const socket = (await secured(host, port, secure, signal, tunnel)) as tls.TLSSocket;
   const refuse = (error: KubeBusError) => {
-    secured.on('error', () => {});
-    secured.destroy();
+    socket.on('error', () => {});
+    socket.destroy();
     return error;
   };
-  if (secured.alpnProtocol !== secure.protocol) {
+  if (socket.alpnProtocol !== secure.protocol) {
     throw refuse(
       new KubeBusError('ERR_JOIN_DISABLED', `${where} does not offer ${secure.protocol}`, { side: 'remote' }),
     );
   }
-  if (secure.unverified !== true && cloudIdentity(secured.getPeerCertificate()) === null) {
+  if (secure.unverified !== true && cloudIdentity(socket.getPeerCertificate()) === null) {
     throw refuse(new KubeBusError('ERR_CERTIFICATE', `the certificate of ${where} is not a cloud's`));
   }
-  return secured;
+  return socket;
 }
 
 /** dialService through a proxy, where there is one. */
@@ -210,14 +288,20 @@ export const serviceDialer =
 
 async function listen(options: TcpOptions, handler: AcceptHandler): Promise<Listener> {
   const { host = '0.0.0.0', port = DEFAULT_PORT } = options.listen ?? {};
-  const secure = options.tls;
-  const server = secure === undefined ? net.createServer({ noDelay: true }) : tlsServer(options, secure, handler);
-  const sockets = new Set<net.Socket>();
-  server.on('connection', (socket: net.Socket) => {
-    sockets.add(socket);
-    socket.once('close', () => sockets.delete(socket));
-    if (secure === undefined) handler.onStream(new SocketStream(socket, NOBODY, remoteOf('tcp', socket)));
-  });
+  const { tls: secure } = options;
+  const native = options.native === false ? null : nativeSockets(secure !== undefined);
+  const open = new Set<Connected>();
+  const accept = (socket: Connected) => {
+    open.add(socket);
+    socket.onClosed(() => open.delete(socket));
+    admit(socket, options, handler);
+  };
+  const server =
+    native === null
+      ? secure === undefined
+        ? net.createServer({ noDelay: true }, (socket) => accept(new NodeSocket(socket)))
+        : nodeServer(options, secure, handler, accept)
+      : nativeServer(native, options, secure ?? null, handler, accept);
   await new Promise<void>((resolve, reject) => {
     server.once('error', (cause) =>
       reject(new KubeBusError('ERR_CONNECT', `cannot listen on ${host}:${port}: ${explainListen(cause)}`, { cause })),
@@ -226,18 +310,17 @@ async function listen(options: TcpOptions, handler: AcceptHandler): Promise<List
   });
   server.on('error', () => {});
   const bound = server.address() as net.AddressInfo;
-  const shown = bound.address.includes(':') ? `[${bound.address}]` : bound.address;
   return {
-    address: `kubebus://${shown}:${bound.port}`,
-    close: () =>
-      new Promise<void>((resolve) => {
-        server.close(() => resolve());
-        // Streams end by themselves after their goodbye; what is still there a second later is cut off.
-        const cut = setTimeout(() => {
-          for (const socket of sockets) socket.destroy();
-        }, 1_000);
-        server.once('close', () => clearTimeout(cut));
-      }),
+    address: `kubebus://${shownAs(bound.address, bound.port)}`,
+    close: async () => {
+      server.close();
+      // Streams end by themselves after their goodbye; what is still there a second later is cut off.
+      const cut = setTimeout(() => {
+        for (const socket of open) socket.destroy();
+      }, 1_000);
+      await Promise.all([...open].map((socket) => new Promise<void>((resolve) => socket.onClosed(resolve))));
+      clearTimeout(cut);
+    },
   };
 }
 
@@ -250,93 +333,128 @@ function explainListen(error: NodeJS.ErrnoException): string {
   return known[error.code ?? ''] ?? error.message;
 }
 
-const remoteOf = (scheme: 'tcp' | 'tls', socket: net.Socket) =>
-  `${scheme}://${socket.remoteAddress}:${socket.remotePort}`;
+/** Each socket to the service it asked for, or, with its certificate checked, to the links. */
+function admit(socket: Connected, { services = [] }: TcpOptions, handler: AcceptHandler): void {
+  const { shown, address } = socket;
+  if (shown === null) return handler.onStream(socket.stream(NOBODY, `tcp://${socket.remote}`));
+  const remote = `tls://${socket.remote}`;
+  const service = services.find((s) => s.protocol === shown.protocol);
+  if (service !== undefined) return service.onSocket(socket.duplex(), { remote, address, certificate: shown.raw });
+  const refusal = linkRefusal(socket);
+  if (refusal === null) return handler.onStream(socket.stream(nodeIdentity(shown.fields)!, remote));
+  handler.onRefused('ERR_CERTIFICATE', refusal, remote, socket.stream(NOBODY, remote));
+}
 
-/** Handshakes with their bound; then each socket to the service it asked for, or, with its certificate checked, to the links. */
-function tlsServer(options: TcpOptions, secure: TlsMaterial | TlsSource, handler: AcceptHandler): tls.Server {
+/** Why this socket must not carry a link, or null: only a certificate that was proved in this very handshake lets it. */
+function linkRefusal({ shown }: Connected): string | null {
+  if (shown!.resumed) return 'the TLS session was resumed: the certificate has to be shown each time';
+  if (shown!.raw === null) return 'the peer sent no certificate';
+  if (shown!.fault !== null) return `certificate refused: ${explainCertificate(shown!.fault)}`;
+  return nodeIdentity(shown!.fields) === null ? 'the certificate names no node (URI kubebus://tenant/node)' : null;
+}
+
+function tooMany(handler: AcceptHandler, limit: number, remote: string): void {
+  handler.onRefused('ERR_TOO_MANY_CONNECTIONS', `more than ${limit} TLS handshakes in progress`, `tls://${remote}`);
+}
+
+/** Calls `changed` when the credentials change, as long as the server is open. */
+function follow(server: net.Server, secure: TlsMaterial | TlsSource, changed: () => void): void {
+  if ('onChange' in secure) server.once('close', secure.onChange(changed));
+}
+
+const handshakeMs = (options: TcpOptions) => (options.handshakeTimeout ?? 5 * SECOND) / 1_000;
+
+/** Sockets by the addon; handshakes with their bound in number and time. */
+function nativeServer(
+  native: Native,
+  options: TcpOptions,
+  secure: TlsMaterial | TlsSource | null,
+  handler: AcceptHandler,
+  accept: (socket: Connected) => void,
+): net.Server {
+  const protocols = (options.services ?? []).map((s) => s.protocol);
+  const context = () => (secure === null ? null : secureContext(native, material(secure), protocols));
+  let current = context();
+  const server = net.createServer({ noDelay: true, pauseOnConnect: true });
+  if (secure !== null) {
+    follow(server, secure, () => {
+      current = context();
+    });
+  }
+  const handshakes = new Handshakes(options.handshakes ?? 256);
+  server.on('connection', async (raw: net.Socket) => {
+    const remote = endOf(raw);
+    raw.on('error', () => {});
+    const cut = new AbortController();
+    if (current !== null && !handshakes.begin(remote, () => cut.abort())) {
+      tooMany(handler, handshakes.limit, remote);
+      raw.destroy(); // no TLS, so nothing can be said
+      return;
+    }
+    let socket: NativeSocket;
+    try {
+      socket = NativeSocket.take(native, raw, current, { server: true });
+    } catch {
+      handshakes.end(remote);
+      raw.destroy(); // it is gone already
+      return;
+    }
+    if (current === null) return accept(socket);
+    const timer = setTimeout(
+      () => cut.abort(Object.assign(new Error('TLS handshake timeout'), { code: 'ERR_TLS_HANDSHAKE_TIMEOUT' })),
+      handshakeMs(options),
+    );
+    try {
+      await socket.handshake(cut.signal);
+    } catch (error) {
+      handler.onRefused(handshakeCode(error as Error), explain(error as Error), `tls://${remote}`);
+      return;
+    } finally {
+      clearTimeout(timer);
+      handshakes.end(remote);
+    }
+    accept(socket);
+  });
+  return server;
+}
+
+/** The same with Node's own TLS sockets. */
+function nodeServer(
+  options: TcpOptions,
+  secure: TlsMaterial | TlsSource,
+  handler: AcceptHandler,
+  accept: (socket: Connected) => void,
+): net.Server {
   const { services = [] } = options;
   const context = () => ({ ...material(secure), minVersion: 'TLSv1.3' as const, ciphers: CIPHERS });
   const server = tls.createServer({
     ...context(),
     requestCert: true,
-    // A service may take callers without a certificate. For links it is checked below, and the reason of a refusal can be sent.
+    // A service may take callers without a certificate. For links it is checked later, and the reason of a refusal can be sent.
     rejectUnauthorized: false,
     ...(services.length === 0 ? {} : { ALPNProtocols: services.map((s) => s.protocol) }),
-    handshakeTimeout: (options.handshakeTimeout ?? 5 * SECOND) / 1_000,
+    handshakeTimeout: handshakeMs(options),
     noDelay: true,
   });
-  if ('onChange' in secure) {
-    const unsubscribe = secure.onChange(() => server.setSecureContext(context()));
-    server.once('close', unsubscribe);
-  }
+  follow(server, secure, () => server.setSecureContext(context()));
   const handshakes = new Handshakes(options.handshakes ?? 256);
   server.on('connection', (socket: net.Socket) => {
-    if (handshakes.begin(socket)) return;
-    const text = `more than ${handshakes.limit} TLS handshakes in progress`;
-    handler.onRefused('ERR_TOO_MANY_CONNECTIONS', text, remoteOf('tls', socket));
+    const remote = endOf(socket);
+    if (handshakes.begin(remote, () => socket.destroy())) {
+      socket.once('close', () => handshakes.end(remote));
+      return;
+    }
+    tooMany(handler, handshakes.limit, remote);
     socket.destroy(); // no TLS, so nothing can be said
   });
   server.on('secureConnection', (socket) => {
-    handshakes.end(socket);
-    const remote = remoteOf('tls', socket);
-    const service = services.find((s) => s.protocol === socket.alpnProtocol);
-    if (service !== undefined) {
-      const certificate = socket.getPeerX509Certificate()?.raw ?? null;
-      return service.onSocket(socket, { remote, address: socket.remoteAddress ?? '', certificate });
-    }
-    const refusal = linkRefusal(socket);
-    if (refusal === null) {
-      return handler.onStream(new SocketStream(socket, nodeIdentity(socket.getPeerCertificate())!, remote));
-    }
-    handler.onRefused('ERR_CERTIFICATE', refusal, remote, new SocketStream(socket, NOBODY, remote));
+    handshakes.end(endOf(socket)); // the socket that TLS made has the same remote end
+    accept(new NodeSocket(socket));
   });
   server.on('tlsClientError', (error, socket) => {
-    handshakes.end(socket);
-    handler.onRefused(handshakeCode(error), explain(error), remoteOf('tls', socket));
+    handshakes.end(endOf(socket));
+    handler.onRefused(handshakeCode(error), explain(error), `tls://${endOf(socket)}`);
     socket.destroy();
   });
   return server;
-}
-
-/** Why this socket must not carry a link, or null: only a certificate that was proved in this very handshake lets it. */
-function linkRefusal(socket: tls.TLSSocket): string | null {
-  // Node calls a resumed TLS 1.3 session authorized though it shows no certificate. Nodes never resume.
-  if (socket.isSessionReused()) return 'the TLS session was resumed: the certificate has to be shown each time';
-  if (socket.getPeerX509Certificate() === undefined) return 'the peer sent no certificate';
-  if (!socket.authorized) return `certificate refused: ${explainCertificate(socket.authorizationError)}`;
-  if (nodeIdentity(socket.getPeerCertificate()) === null)
-    return 'the certificate names no node (URI kubebus://tenant/node)';
-  return null;
-}
-
-const endOf = (socket: net.Socket) => `${socket.remoteAddress}:${socket.remotePort}`;
-
-/** TLS handshakes in progress, the oldest first. */
-class Handshakes {
-  private readonly begun = new Map<string, { socket: net.Socket; at: number }>();
-
-  constructor(readonly limit: number) {}
-
-  /** False: no place is free. */
-  begin(socket: net.Socket): boolean {
-    const now = performance.now();
-    if (this.begun.size >= this.limit) {
-      const [key, oldest] = this.begun.entries().next().value!;
-      if (now - oldest.at < GIVE_WAY_MS) return false;
-      this.begun.delete(key);
-      oldest.socket.destroy();
-    }
-    const key = endOf(socket);
-    this.begun.set(key, { socket, at: now });
-    socket.once('close', () => {
-      if (this.begun.get(key)?.socket === socket) this.begun.delete(key);
-    });
-    return true;
-  }
-
-  /** `socket`: the one that TLS made; both have the same remote end. */
-  end(socket: net.Socket): void {
-    this.begun.delete(endOf(socket));
-  }
 }

@@ -31,6 +31,36 @@ const REASONS: Readonly<Record<string, string>> = {
   ECONNRESET: 'the peer left during the TLS handshake',
 };
 
+/** X509_V_ERR_* of OpenSSL by number (x509_vfy.h), with the names that Node gives them. */
+const VERIFY_CODES: Readonly<Record<number, string>> = {
+  2: 'UNABLE_TO_GET_ISSUER_CERT',
+  3: 'UNABLE_TO_GET_CRL',
+  4: 'UNABLE_TO_DECRYPT_CERT_SIGNATURE',
+  6: 'UNABLE_TO_DECODE_ISSUER_PUBLIC_KEY',
+  7: 'CERT_SIGNATURE_FAILURE',
+  9: 'CERT_NOT_YET_VALID',
+  10: 'CERT_HAS_EXPIRED',
+  13: 'ERROR_IN_CERT_NOT_BEFORE_FIELD',
+  14: 'ERROR_IN_CERT_NOT_AFTER_FIELD',
+  17: 'OUT_OF_MEM',
+  18: 'DEPTH_ZERO_SELF_SIGNED_CERT',
+  19: 'SELF_SIGNED_CERT_IN_CHAIN',
+  20: 'UNABLE_TO_GET_ISSUER_CERT_LOCALLY',
+  21: 'UNABLE_TO_VERIFY_LEAF_SIGNATURE',
+  22: 'CERT_CHAIN_TOO_LONG',
+  23: 'CERT_REVOKED',
+  24: 'INVALID_CA',
+  25: 'PATH_LENGTH_EXCEEDED',
+  26: 'INVALID_PURPOSE',
+  27: 'CERT_UNTRUSTED',
+  28: 'CERT_REJECTED',
+};
+
+/** `reason`: what OpenSSL says, for those that Node has no name for. */
+export function verifyCode(verify: number, reason: string): string {
+  return VERIFY_CODES[verify] ?? reason;
+}
+
 const codeOf = (error: Error) => (error as NodeJS.ErrnoException).code ?? '';
 
 export function explain(error: Error): string {

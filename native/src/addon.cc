@@ -1,4 +1,5 @@
-// The TUN device and a few socket options for Linux. No policy: what to open, route and drop is decided in TypeScript.
+// The addon for Linux: the TUN device and a few socket options here, connected sockets in stream.cc. No policy: what to open,
+// route and drop is decided in TypeScript.
 //
 //   new Tun(name, flags)   flags: 1 = ask for offload, 2 = multi-queue; throws {code}
 //   .name .offload         offload: bits 1 vnet header + checksum, 2 TSO, 4 USO
@@ -28,7 +29,9 @@
 #include <memory>
 #include <string>
 
+#include "callback.h"
 #include "frame.h"
+#include "stream.h"
 
 #ifndef TUN_F_USO4
 #define TUN_F_USO4 0x20
@@ -176,22 +179,7 @@ class Tun : public Napi::ObjectWrap<Tun> {
     tun->Call(status < 0 ? -status : 0);
   }
 
-  void Call(int error) {
-    // The callback may close the device, and with it what the call still needs.
-    std::shared_ptr<Napi::AsyncContext> context = context_;
-    napi_env env = Env();
-    Napi::HandleScope scope(env);
-    napi_value global, arg, result;
-    // The C interface: where a worker is being terminated no JavaScript can run, which napi.h turns into a fatal error.
-    if (napi_get_global(env, &global) != napi_ok || napi_create_int32(env, error, &arg) != napi_ok) return;
-    napi_make_callback(env, *context, global, callback_.Value(), 1, &arg, &result);
-    bool pending = false;
-    napi_value thrown;
-    if (napi_is_exception_pending(env, &pending) == napi_ok && pending &&
-        napi_get_and_clear_last_exception(env, &thrown) == napi_ok) {
-      napi_fatal_exception(env, thrown);
-    }
-  }
+  void Call(int error) { Invoke(Env(), context_, callback_, error); }
 
   void Shut() {
     if (hooked_) napi_remove_env_cleanup_hook(Env(), &Tun::OnExit, this);
@@ -464,6 +452,7 @@ Napi::Value NetAdminForChildren(const Napi::CallbackInfo& info) {
 Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("netAdminForChildren", Napi::Function::New(env, NetAdminForChildren));
   exports.Set("Tun", Tun::Define(env));
+  DefineStreams(env, exports);
   exports.Set("setSocketOption", Napi::Function::New(env, SetSocketOption));
   return exports;
 }

@@ -25,6 +25,14 @@ transportCompliance('tcp, plain', () =>
   }),
 );
 
+transportCompliance("tcp, plain, by Node's sockets", () =>
+  Promise.resolve({
+    listener: tcpTransport({ insecure: true, listen, native: false }),
+    dialer: tcpTransport({ insecure: true, native: false }),
+    nobody,
+  }),
+);
+
 const pki = (async () => {
   const ca = await createAuthority('test CA');
   const cloud = await ca.issue({ name: 'hub', days: 1, names: cloudNames('hub', ['127.0.0.1']), server: true });
@@ -37,6 +45,16 @@ transportCompliance('tcp, TLS', async () => {
   return {
     listener: tcpTransport({ tls: { ...cloud, ca }, listen }),
     dialer: tcpTransport({ tls: { ...node, ca } }),
+    identities: { node: { tenant: 'acme', node: 'edge-1' }, cloud: 'hub' },
+    nobody,
+  };
+});
+
+transportCompliance("tcp, TLS, by Node's sockets", async () => {
+  const { ca, cloud, node } = await pki;
+  return {
+    listener: tcpTransport({ tls: { ...cloud, ca }, listen, native: false }),
+    dialer: tcpTransport({ tls: { ...node, ca }, native: false }),
     identities: { node: { tenant: 'acme', node: 'edge-1' }, cloud: 'hub' },
     nobody,
   };

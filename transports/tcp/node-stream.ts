@@ -1,10 +1,10 @@
 // A connected socket of node:net or node:tls as a ByteStream: reads into buffers of ours, writes from slabs.
 
 import net from 'node:net';
-import type { Slab } from '../lib/core/index.js';
-import type { ByteStream, PeerIdentity, StreamHandler } from '../lib/l2/transport.js';
-import { loadNative } from '../native/loader.mjs';
-import { streamError } from './tls-reasons.js';
+import type { Slab } from '../../lib/core/index.js';
+import type { ByteStream, PeerIdentity, StreamHandler } from '../../lib/l2/transport.js';
+import { streamError } from '../tls-reasons.js';
+import { limitUnsent } from './descriptor.js';
 
 /** One for all streams: a read is over before the next begins. */
 const sharedRead = Buffer.allocUnsafeSlow(64 * 1024);
@@ -35,20 +35,6 @@ function useReadBuffer(
 
 const readFields = findReadFields();
 
-const IPPROTO_TCP = 6;
-const TCP_NOTSENT_LOWAT = 25;
-/** Bytes that the kernel holds without having sent them: what waits longer waits in the link's fair queue instead. */
-const NOTSENT_BYTES = 128 * 1024;
-/** Keeps the kernel's send queue short (where the addon is there to ask for it), so that a ping overtakes bulk in our queue. */
-function limitUnsent(socket: net.Socket): void {
-  type Handle = { fd?: number; _parent?: { fd?: number } } | null | undefined;
-  const handle = (socket as unknown as { _handle?: Handle })._handle;
-  // A TLS handle wraps the TCP handle.
-  const fd = handle?.fd ?? -1;
-  const real = fd >= 0 ? fd : (handle?._parent?.fd ?? -1);
-  if (real >= 0) loadNative()?.setSocketOption(real, IPPROTO_TCP, TCP_NOTSENT_LOWAT, NOTSENT_BYTES);
-}
-
 function findReadFields(): { buffer: symbol; callback: symbol; next: symbol } | null {
   const options = { onread: { buffer: () => sharedRead, callback: () => true } };
   const probe = new net.Socket(options as net.SocketConstructorOpts);
@@ -66,7 +52,7 @@ function findReadFields(): { buffer: symbol; callback: symbol; next: symbol } | 
 const TURN_BYTES = 256 * 1024;
 const TURN_WATCHED = TURN_BYTES / 4;
 
-export class SocketStream implements ByteStream {
+export class NodeStream implements ByteStream {
   private handler: StreamHandler | null = null;
   private needDrain = false;
   // Writes under way, in order, from `oldest` on. One callback serves all: a closure for each is what a small packet feels.
