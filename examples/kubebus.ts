@@ -2,6 +2,7 @@
 // The command `kubebus`. Exit codes: 0 stopped in order, 1 failure, 2 mistake in the command line or configuration.
 
 import { setPriority } from 'node:os';
+import { loadNative } from '../native/loader.mjs';
 import { main } from './cli/main.js';
 
 const stop = new AbortController();
@@ -15,6 +16,7 @@ process.exitCode = await main(process.argv.slice(2), {
   err: process.stderr,
   stop: stop.signal,
   setNice: (level) => setPriority(level),
+  setRealtime: () => void loadNative()?.setRealtime(),
 });
 // What is still being written (a goodbye, the last line of a log) goes out first, but a peer that does not read cannot hold us.
 setTimeout(() => process.exit(), 1_000).unref();

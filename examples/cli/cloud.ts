@@ -10,7 +10,7 @@ import { AddressPool, parsePrefix } from '../../lib/l3/index.js';
 import { DEFAULT_PORT, parseHostPort } from '../../transports/tcp.js';
 import { adminPath, serveAdmin } from './admin.js';
 import {
-  applyNice,
+  applyPriority,
   device,
   host,
   hostPort,
@@ -52,6 +52,7 @@ interface CloudFlags extends TlsFiles, CloudTransportFlags, CloudServiceFlags {
   readonly name?: string;
   readonly statusSocket?: string;
   readonly nice?: number;
+  readonly realtime: boolean;
   readonly logLevel: string;
 }
 
@@ -160,6 +161,10 @@ export function cloudCommand(io: Io): Command {
     .option('--name <name>', 'name of this cloud (default: the one in its certificate)', name)
     .option('--status-socket <path>', 'unix socket for `kubebus status`', text)
     .option('--nice <n>', 'priority of the process, -20 (highest, needs CAP_SYS_NICE) to 19', niceLevel)
+    .option(
+      '--no-realtime',
+      'do not run before other programs (otherwise done where CAP_SYS_NICE allows it and no --nice is given)',
+    )
     .option('--log-level <level>', 'debug, info, warn, error or silent', logLevel, 'info')
     .option('--config <file>', 'YAML file with the same options (flags win)')
     .action((flags: CloudFlags) => run(flags, io));
@@ -203,7 +208,7 @@ async function run(o: CloudFlags, io: Io): Promise<void> {
       ];
     }),
   );
-  applyNice(io, o.nice);
+  applyPriority(io, o);
   const logger = makeLogger(o.logLevel, io.out);
   let dialled: readonly string[] = [];
   const authority = await ownAuthority(o, names, () => dialled, logger);

@@ -19,6 +19,8 @@ export interface Io {
   readonly stop: AbortSignal;
   /** Sets the nice level of the process; throws without the right. */
   readonly setNice?: (level: number) => void;
+  /** Lets the process run before all programs that are not real-time, where it may. */
+  readonly setRealtime?: () => void;
 }
 
 /** A mistake in the command line or configuration: one line on stderr, exit code 2. */
@@ -69,12 +71,19 @@ export function niceLevel(text: string): number {
   return value;
 }
 
-export function applyNice(io: Io, level: number | undefined): void {
-  if (level === undefined) return;
+/** `nice`: a priority that was asked for, instead of the real-time one. */
+export function applyPriority(
+  io: Io,
+  { nice, realtime }: { readonly nice?: number; readonly realtime: boolean },
+): void {
+  if (nice === undefined) {
+    if (realtime) io.setRealtime?.();
+    return;
+  }
   try {
-    io.setNice?.(level);
+    io.setNice?.(nice);
   } catch (error) {
-    throw new UsageError(`option '--nice': ${level} needs CAP_SYS_NICE (${message(error)})`);
+    throw new UsageError(`option '--nice': ${nice} needs CAP_SYS_NICE (${message(error)})`);
   }
 }
 

@@ -7,7 +7,7 @@ import { type Advertisement, KubeBusNode, type NodeOptions } from '../../lib/ind
 import { NodeIdentity, parseToken } from '../../lib/join/index.js';
 import { serviceDialer } from '../../transports/tcp.js';
 import {
-  applyNice,
+  applyPriority,
   cloudAddress,
   device,
   type Io,
@@ -41,6 +41,7 @@ interface NodeFlags extends TlsFiles, NodeTransportFlags, NodeServiceFlags {
   readonly mtu: number;
   readonly statusSocket?: string;
   readonly nice?: number;
+  readonly realtime: boolean;
   readonly logLevel: string;
 }
 
@@ -82,6 +83,10 @@ export function nodeCommand(kind: 'edge' | 'router', io: Io): Command {
     .option('--mtu <bytes>', 'largest IP packet', integer(1280, 65_535), 1400)
     .option('--status-socket <path>', 'unix socket for `kubebus status`', text)
     .option('--nice <n>', 'priority of the process, -20 (highest, needs CAP_SYS_NICE) to 19', niceLevel)
+    .option(
+      '--no-realtime',
+      'do not run before other programs (otherwise done where CAP_SYS_NICE allows it and no --nice is given)',
+    )
     .option('--log-level <level>', 'debug, info, warn, error or silent', logLevel, 'info')
     .option('--config <file>', 'YAML file with the same options (flags win)')
     .action((flags: NodeFlags) => run(kind, flags, io));
@@ -196,7 +201,7 @@ async function run(kind: 'edge' | 'router', o: NodeFlags, io: Io): Promise<void>
     if (o.snat && !o.tun) throw new UsageError("option '--snat' needs '--tun'");
     if (o.snat) await checkSnat();
   }
-  applyNice(io, o.nice);
+  applyPriority(io, o);
   // From here on: while nothing is connected, nothing else keeps the process alive.
   const stopped = untilStopped(io.stop);
   const logger = makeLogger(o.logLevel, io.out);

@@ -9,6 +9,7 @@
 //   .writeBatch(buf, start, end) -> packets written; -1 when the kernel takes no super-packets although it said so
 //   .counters              Float64Array in the order of enum Counter
 //   setSocketOption(fd, level, name, value)
+//   setRealtime() -> 0 or errno            this thread runs before all that are not real-time; its children do not
 //   netAdminForChildren(on)   true: this thread's children may have CAP_NET_ADMIN too
 #include <napi.h>
 #ifdef __linux__
@@ -17,6 +18,7 @@
 #include <linux/capability.h>
 #include <linux/if.h>
 #include <linux/if_tun.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
@@ -431,6 +433,16 @@ Napi::Value SetSocketOption(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), rc < 0 ? errno : 0);
 }
 
+// The lowest priority of the real-time class: it is enough to run before everything that is in none.
+Napi::Value SetRealtime(const Napi::CallbackInfo& info) {
+  struct sched_param param;
+  memset(&param, 0, sizeof param);
+  param.sched_priority = sched_get_priority_min(SCHED_RR);
+  // 0: the calling thread alone. The threads that JavaScript's garbage is collected in stay as they are.
+  int rc = sched_setscheduler(0, SCHED_RR | SCHED_RESET_ON_FORK, &param);
+  return Napi::Number::New(info.Env(), rc < 0 ? errno : 0);
+}
+
 // A right that the node binary has by `setcap` does not pass to programs that it starts: only an ambient one does
 // (capabilities(7)), and an ambient one has to be inheritable. Returns whether something was changed.
 Napi::Value NetAdminForChildren(const Napi::CallbackInfo& info) {
@@ -453,6 +465,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("netAdminForChildren", Napi::Function::New(env, NetAdminForChildren));
   exports.Set("Tun", Tun::Define(env));
   DefineStreams(env, exports);
+  exports.Set("setRealtime", Napi::Function::New(env, SetRealtime));
   exports.Set("setSocketOption", Napi::Function::New(env, SetSocketOption));
   return exports;
 }

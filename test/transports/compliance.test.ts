@@ -60,6 +60,26 @@ transportCompliance("tcp, TLS, by Node's sockets", async () => {
   };
 });
 
+transportCompliance("tcp, TLS, the addon calls Node's sockets", async () => {
+  const { ca, cloud, node } = await pki;
+  return {
+    listener: tcpTransport({ tls: { ...cloud, ca }, listen, native: false }),
+    dialer: tcpTransport({ tls: { ...node, ca } }),
+    identities: { node: { tenant: 'acme', node: 'edge-1' }, cloud: 'hub' },
+    nobody,
+  };
+});
+
+transportCompliance("tcp, TLS, Node's sockets call the addon", async () => {
+  const { ca, cloud, node } = await pki;
+  return {
+    listener: tcpTransport({ tls: { ...cloud, ca }, listen }),
+    dialer: tcpTransport({ tls: { ...node, ca }, native: false }),
+    identities: { node: { tenant: 'acme', node: 'edge-1' }, cloud: 'hub' },
+    nobody,
+  };
+});
+
 transportCompliance('quic', async () => {
   const { ca, cloud, node } = await pki;
   return {
