@@ -4,9 +4,7 @@
 import type { Slab } from '../../lib/core/index.js';
 import type { ByteStream, PeerIdentity, StreamHandler } from '../../lib/l2/transport.js';
 import { streamError } from '../tls-reasons.js';
-import { DRAINED, FAILED, type NativeSocket, nativeError, READABLE } from './native-socket.js';
-
-const MORE = 2 ** 30;
+import { DRAINED, FAILED, MORE, nativeError, type OpenSocket, READABLE } from './native-events.js';
 
 export class NativeByteStream implements ByteStream {
   /** Bytes that wait for the system. */
@@ -20,7 +18,7 @@ export class NativeByteStream implements ByteStream {
   private failure: Error | undefined;
 
   constructor(
-    private readonly socket: NativeSocket,
+    private readonly socket: OpenSocket,
     readonly identity: PeerIdentity,
     readonly remote: string,
   ) {}

@@ -1,17 +1,16 @@
 // A socket of the addon as a Duplex of node:stream, for the other services on the port.
 
 import { Duplex } from 'node:stream';
-import { DRAINED, FAILED, type NativeSocket, nativeError, READABLE } from './native-socket.js';
+import { DRAINED, FAILED, MORE, nativeError, type OpenSocket, READABLE } from './native-events.js';
 
 const CHUNK = 16 * 1024;
-const MORE = 2 ** 30;
 
 export class NativeDuplex extends Duplex {
   private writing: ((error?: Error | null) => void) | null = null;
   private opened = false;
   private wanted = false;
 
-  constructor(private readonly socket: NativeSocket) {
+  constructor(private readonly socket: OpenSocket) {
     super({ allowHalfOpen: false });
     socket.onClosed(() => this.destroy());
   }

@@ -12,12 +12,7 @@ import { CIPHERS, type Connected, type Credentials, type Shown } from './connect
 import { descriptorOf, limitUnsent } from './descriptor.js';
 import { NativeByteStream } from './native-byte-stream.js';
 import { NativeDuplex } from './native-duplex.js';
-
-/** Events of the addon. */
-export const READABLE = 1;
-export const DRAINED = 2;
-const SECURED = 3;
-export const FAILED = 4;
+import { FAILED, nativeError, type OpenSocket, READABLE, SECURED } from './native-events.js';
 
 /** RFC 8446 §5.5 allows AES-GCM 2^24.5 records under one key. */
 const REKEY_RECORDS = 2 ** 23;
@@ -40,12 +35,7 @@ export function secureContext(
   return new native.SecureContext!(cert, key, ca, CIPHERS, alpn, rekey);
 }
 
-export function nativeError(handle: NativeStream): Error {
-  const [code, message] = handle.error ?? ['ECONNRESET', 'the connection was lost'];
-  return Object.assign(new Error(message), { code });
-}
-
-export class NativeSocket implements Connected {
+export class NativeSocket implements Connected, OpenSocket {
   shown: Shown | null = null;
   /** Whoever has the socket gets its events. */
   listener: ((event: number) => void) | null = null;
