@@ -77,6 +77,8 @@ const REFUSALS = new Set([
 
 /** How long a name that nobody has is waited for: the cloud tells new names in steps, of which each takes less than this. */
 const NAME_WAIT = 1_000 * MS;
+/** Refusals kept until join() has returned. */
+const EARLY = 16;
 
 export class KubeBusNode extends EventEmitter<NodeEvents> {
   readonly tenant: string;
@@ -151,6 +153,7 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
       await node.stop();
       throw error;
     }
+    setImmediate(() => node.handedOver());
     return node;
   }
 
@@ -226,7 +229,9 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
         onMtu: (tenantMtu) => this.network?.mtu(Math.min(tenantMtu, this.link.mtu)),
         onRefused: (reason, prefixes) => {
           logger.error({ code: reason.code, prefixes: prefixes.map(formatPrefix) }, `refused: ${reason.message}`);
-          this.emit('refused', reason);
+          // Before join() has returned nobody can listen.
+          if (this.early === null) this.emit('refused', reason);
+          else if (this.early.length < EARLY) this.early.push(reason);
         },
       },
     });
@@ -542,6 +547,16 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
       else signal?.addEventListener('abort', aborted, { once: true });
     });
   }
+
+  /** join() has returned, and who called it has had the time to listen. */
+  private handedOver(): void {
+    const { early } = this;
+    this.early = null;
+    for (const reason of early ?? []) this.emit('refused', reason);
+  }
+
+  /** Refused routes of which nobody could have heard; null once somebody can. */
+  private early: KubeBusError[] | null = [];
 
   /** Set while join() waits. */
   private waiting: ((error?: KubeBusError) => void) | null = null;

@@ -40,7 +40,7 @@ export interface TcpOptions {
   readonly handshakeTimeout?: Micros;
   /**
    * TLS handshakes in progress. When all places are taken, one that is older than a second gives way; if there is none the newcomer is
-   * closed at once. **Default:** 256.
+   * closed at once. **Default:** 1,024.
    */
   readonly handshakes?: number;
   /** Sockets by the addon, which cost less time and memory than Node's own. **Default:** true; has an effect only where the addon is there. */
@@ -381,7 +381,7 @@ function nativeServer(
       current = context();
     });
   }
-  const handshakes = new Handshakes(options.handshakes ?? 256);
+  const handshakes = new Handshakes(options.handshakes ?? 1_024);
   server.on('connection', async (raw: net.Socket) => {
     const remote = endOf(raw);
     raw.on('error', () => {});
@@ -437,7 +437,7 @@ function nodeServer(
     noDelay: true,
   });
   follow(server, secure, () => server.setSecureContext(context()));
-  const handshakes = new Handshakes(options.handshakes ?? 256);
+  const handshakes = new Handshakes(options.handshakes ?? 1_024);
   server.on('connection', (socket: net.Socket) => {
     const remote = endOf(socket);
     if (handshakes.begin(remote, () => socket.destroy())) {

@@ -404,8 +404,10 @@ async function quicktun(lab: Lab): Promise<Overlay> {
     lab.spawn(ns, 'quicktun', [], {
       env: {
         ...process.env,
-        ...{ INTERFACE: device, PROTOCOL: 'raw', TUN_MODE: '0', LOCAL_ADDRESS: local, LOCAL_PORT: '2998' },
-        ...{ REMOTE_ADDRESS: remote, REMOTE_PORT: '2998' },
+        // Debian's package reads the names that ifupdown gives to the options of its interfaces.
+        ...{ IFACE: device, IF_QT_INTERFACE: device, IF_QT_PROTOCOL: 'raw', IF_QT_TUN_MODE: '0' },
+        ...{ IF_QT_LOCAL_ADDRESS: local, IF_QT_LOCAL_PORT: '2998' },
+        ...{ IF_QT_REMOTE_ADDRESS: remote, IF_QT_REMOTE_PORT: '2998' },
       },
     });
   await lab.ip(CLOUD, 'link', 'add', 'br0', 'type', 'bridge');
