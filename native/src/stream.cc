@@ -323,7 +323,7 @@ class Stream : public Napi::ObjectWrap<Stream> {
   void SystemError() {
     int e = 0;
     socklen_t size = sizeof e;
-    if (getsockopt(fd_, SOL_SOCKET, SO_ERROR, &e, &size) != 0 || e == 0) e = ECONNRESET;
+    if (getsockopt(fd_, SOL_SOCKET, SO_ERROR, &e, &size) != 0 || e == 0 || e == EPIPE) e = ECONNRESET;
     watched_ = 0;
     Fail(e, "read");
   }
@@ -663,6 +663,8 @@ class Stream : public Napi::ObjectWrap<Stream> {
   // The first one counts.
   void Fail(int e, const char* what) {
     if (!code_.empty()) return;
+    // A peer that has left in the middle of the handshake, whether its end or its reset came first.
+    if (e == EPIPE && !secured_) e = ECONNRESET;
     code_ = uv_err_name(-e);
     message_ = std::string(what) + " " + code_;
   }
