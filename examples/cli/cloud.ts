@@ -52,7 +52,7 @@ interface CloudFlags extends TlsFiles, CloudTransportFlags, CloudServiceFlags {
   readonly name?: string;
   readonly statusSocket?: string;
   readonly nice?: number;
-  readonly realtime: boolean;
+  readonly realtime?: boolean;
   readonly logLevel: string;
 }
 
@@ -162,8 +162,8 @@ export function cloudCommand(io: Io): Command {
     .option('--status-socket <path>', 'unix socket for `kubebus status`', text)
     .option('--nice <n>', 'priority of the process, -20 (highest, needs CAP_SYS_NICE) to 19', niceLevel)
     .option(
-      '--no-realtime',
-      'do not run before other programs (otherwise done where CAP_SYS_NICE allows it and no --nice is given)',
+      '--realtime',
+      'run before all ordinary programs (needs CAP_SYS_NICE): low latency beside bulk, fewer small packets',
     )
     .option('--log-level <level>', 'debug, info, warn, error or silent', logLevel, 'info')
     .option('--config <file>', 'YAML file with the same options (flags win)')

@@ -19,8 +19,8 @@ export interface Io {
   readonly stop: AbortSignal;
   /** Sets the nice level of the process; throws without the right. */
   readonly setNice?: (level: number) => void;
-  /** Lets the process run before all programs that are not real-time, where it may. */
-  readonly setRealtime?: () => void;
+  /** Lets the process run before all programs that are not real-time. 0, or an error number. */
+  readonly setRealtime?: () => number;
 }
 
 /** A mistake in the command line or configuration: one line on stderr, exit code 2. */
@@ -71,15 +71,12 @@ export function niceLevel(text: string): number {
   return value;
 }
 
-/** `nice`: a priority that was asked for, instead of the real-time one. */
-export function applyPriority(
-  io: Io,
-  { nice, realtime }: { readonly nice?: number; readonly realtime: boolean },
-): void {
-  if (nice === undefined) {
-    if (realtime) io.setRealtime?.();
-    return;
-  }
+export function applyPriority(io: Io, o: { readonly nice?: number; readonly realtime?: boolean }): void {
+  const { nice, realtime = false } = o;
+  if (nice !== undefined && realtime) throw new UsageError("option '--realtime' does not go with '--nice'");
+  if (realtime && io.setRealtime?.() !== 0)
+    throw new UsageError("option '--realtime' needs the addon and CAP_SYS_NICE");
+  if (nice === undefined) return;
   try {
     io.setNice?.(nice);
   } catch (error) {

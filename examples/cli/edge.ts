@@ -41,7 +41,7 @@ interface NodeFlags extends TlsFiles, NodeTransportFlags, NodeServiceFlags {
   readonly mtu: number;
   readonly statusSocket?: string;
   readonly nice?: number;
-  readonly realtime: boolean;
+  readonly realtime?: boolean;
   readonly logLevel: string;
 }
 
@@ -84,8 +84,8 @@ export function nodeCommand(kind: 'edge' | 'router', io: Io): Command {
     .option('--status-socket <path>', 'unix socket for `kubebus status`', text)
     .option('--nice <n>', 'priority of the process, -20 (highest, needs CAP_SYS_NICE) to 19', niceLevel)
     .option(
-      '--no-realtime',
-      'do not run before other programs (otherwise done where CAP_SYS_NICE allows it and no --nice is given)',
+      '--realtime',
+      'run before all ordinary programs (needs CAP_SYS_NICE): low latency beside bulk, fewer small packets',
     )
     .option('--log-level <level>', 'debug, info, warn, error or silent', logLevel, 'info')
     .option('--config <file>', 'YAML file with the same options (flags win)')
