@@ -31,8 +31,8 @@
 #include <memory>
 #include <string>
 
-#include "callback.h"
 #include "frame.h"
+#include "poll.h"
 #include "stream.h"
 
 #ifndef TUN_F_USO4
@@ -130,68 +130,37 @@ class Tun : public Napi::ObjectWrap<Tun> {
 
   Napi::Value Start(const Napi::CallbackInfo& info) {
     Napi::Env env = info.Env();
-    if (fd_ < 0 || poll_ != nullptr) return env.Undefined();
-    uv_loop_t* loop = nullptr;
-    napi_get_uv_event_loop(env, &loop);
-    auto* poll = new uv_poll_t;
-    int rc = uv_poll_init(loop, poll, fd_);
+    if (fd_ < 0 || poll_) return env.Undefined();
+    int rc = poll_.Open(this, env, fd_, info[0].As<Napi::Function>(), "kubebus.tun");
     if (rc != 0) {
-      delete poll;
       Throw(env, "uv_poll_init", -rc);
       return env.Undefined();
     }
-    poll_ = poll;
-    poll_->data = this;
-    callback_ = Napi::Persistent(info[0].As<Napi::Function>());
-    context_ = std::make_shared<Napi::AsyncContext>(env, "kubebus.tun");
-    napi_add_env_cleanup_hook(env, &Tun::OnExit, this);
-    hooked_ = true;
     Ref();
     return Resume(info);
   }
 
   Napi::Value Resume(const Napi::CallbackInfo& info) {
-    if (poll_ != nullptr) uv_poll_start(poll_, UV_READABLE, &Tun::OnPoll);
+    poll_.Watch(UV_READABLE);
     return info.Env().Undefined();
   }
 
   Napi::Value Pause(const Napi::CallbackInfo& info) {
-    if (poll_ != nullptr) uv_poll_stop(poll_);
+    poll_.Watch(0);
     return info.Env().Undefined();
   }
 
   Napi::Value Close(const Napi::CallbackInfo& info) {
-    bool started = poll_ != nullptr;
+    bool started = bool(poll_);
     Shut();
-    if (started) {
-      callback_.Reset();
-      Unref();
-    }
+    if (started) Unref();
     return info.Env().Undefined();
   }
 
-  static void OnExit(void* self) {
-    auto* tun = static_cast<Tun*>(self);
-    tun->hooked_ = false;
-    tun->Shut();
-  }
-
-  static void OnPoll(uv_poll_t* handle, int status, int) {
-    auto* tun = static_cast<Tun*>(handle->data);
-    tun->Call(status < 0 ? -status : 0);
-  }
-
-  void Call(int error) { Invoke(Env(), context_, callback_, error); }
+  void OnPoll(int status, int) { poll_.Call(status < 0 ? -status : 0); }
 
   void Shut() {
-    if (hooked_) napi_remove_env_cleanup_hook(Env(), &Tun::OnExit, this);
-    hooked_ = false;
-    if (poll_ != nullptr) {
-      uv_poll_stop(poll_);
-      uv_close(reinterpret_cast<uv_handle_t*>(poll_), [](uv_handle_t* h) { delete reinterpret_cast<uv_poll_t*>(h); });
-      poll_ = nullptr;
-      context_.reset();
-    }
+    poll_.Close();
     if (fd_ >= 0) close(fd_);
     fd_ = -1;
   }
@@ -215,7 +184,7 @@ class Tun : public Napi::ObjectWrap<Tun> {
         if (n < 0 && (errno == EBADFD || errno == ENODEV)) {
           int e = errno;
           Pause(info);
-          Call(e);
+          poll_.Call(e);
         }
         break;
       }
@@ -417,11 +386,9 @@ class Tun : public Napi::ObjectWrap<Tun> {
   uint32_t offload_ = 0;
   static constexpr int kAccepted = -1;
   int refused_ = 0;  // super-packets refused; kAccepted once one was taken
-  bool hooked_ = false;
   std::string name_;
-  uv_poll_t* poll_ = nullptr;
-  Napi::FunctionReference callback_;
-  std::shared_ptr<Napi::AsyncContext> context_;
+  friend class Poll<Tun>;
+  Poll<Tun> poll_;
   double counters_[kCounters] = {0};
   uint8_t merged_[128 + 16384];
 };

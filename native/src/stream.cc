@@ -26,7 +26,7 @@
 #include <string>
 #include <vector>
 
-#include "callback.h"
+#include "poll.h"
 
 #if defined(__has_include)
 #if __has_include(<openssl/ssl.h>)
@@ -225,22 +225,12 @@ class Stream : public Napi::ObjectWrap<Stream> {
 
   Napi::Value Start(const Napi::CallbackInfo& info) {
     Napi::Env env = info.Env();
-    if (fd_ < 0 || poll_ != nullptr) return env.Undefined();
-    uv_loop_t* loop = nullptr;
-    napi_get_uv_event_loop(env, &loop);
-    auto* poll = new uv_poll_t;
-    int rc = uv_poll_init(loop, poll, fd_);
+    if (fd_ < 0 || poll_) return env.Undefined();
+    int rc = poll_.Open(this, env, fd_, info[0].As<Napi::Function>(), "kubebus.stream");
     if (rc != 0) {
-      delete poll;
       Fail(-rc, "uv_poll_init");
       return env.Undefined();
     }
-    poll_ = poll;
-    poll_->data = this;
-    callback_ = Napi::Persistent(info[0].As<Napi::Function>());
-    context_ = std::make_shared<Napi::AsyncContext>(env, "kubebus.stream");
-    napi_add_env_cleanup_hook(env, &Stream::OnExit, this);
-    hooked_ = true;
     Ref();
 #ifdef KUBEBUS_TLS
     // The client speaks first (RFC 8446 §2).
@@ -251,12 +241,11 @@ class Stream : public Napi::ObjectWrap<Stream> {
   }
 
   void Watch() {
-    if (poll_ == nullptr) return;
+    if (!poll_) return;
     int events = (reading_ && !ended_ ? UV_READABLE : 0) | (Waiting() > 0 ? UV_WRITABLE : 0);
     if (events == watched_) return;
     watched_ = events;
-    if (events == 0) uv_poll_stop(poll_);
-    else uv_poll_start(poll_, events, &Stream::OnPoll);
+    poll_.Watch(events);
   }
 
   Napi::Value Pause(const Napi::CallbackInfo& info) {
@@ -272,51 +261,41 @@ class Stream : public Napi::ObjectWrap<Stream> {
   }
 
   Napi::Value Close(const Napi::CallbackInfo& info) {
-    bool started = poll_ != nullptr;
+    bool started = bool(poll_);
     Shut();
-    if (started) {
-      callback_.Reset();
-      Unref();
-    }
+    if (started) Unref();
     return info.Env().Undefined();
   }
 
-  static void OnExit(void* self) {
-    auto* stream = static_cast<Stream*>(self);
-    stream->hooked_ = false;
-    stream->Shut();
-  }
-
-  static void OnPoll(uv_poll_t* handle, int status, int events) {
-    auto* self = static_cast<Stream*>(handle->data);
+  void OnPoll(int status, int events) {
     // Kept until the end of this function, whatever is called.
-    Napi::HandleScope scope(self->Env());
-    [[maybe_unused]] Napi::Object alive = self->Value();
-    if (status < 0) self->SystemError();
+    Napi::HandleScope scope(Env());
+    [[maybe_unused]] Napi::Object alive = Value();
+    if (status < 0) SystemError();
 #ifdef KUBEBUS_TLS
-    if (self->code_.empty() && !self->secured_) {
-      if (events & UV_WRITABLE) self->Flush();
-      if (self->code_.empty() && self->Handshake()) {
-        self->Call(kSecured);
+    if (code_.empty() && !secured_) {
+      if (events & UV_WRITABLE) Flush();
+      if (code_.empty() && Handshake()) {
+        poll_.Call(kSecured);
         // What came in with the last message of the handshake: the system will not announce it again.
-        if (self->poll_ != nullptr && self->reading_ && self->Buffered()) self->Call(kReadable);
+        if (poll_ && reading_ && Buffered()) poll_.Call(kReadable);
       }
-      if (!self->code_.empty()) self->Failed();
-      self->Watch();
+      if (!code_.empty()) Failed();
+      Watch();
       return;
     }
 #endif
-    if (!self->code_.empty()) return self->Failed();
+    if (!code_.empty()) return Failed();
     if (events & UV_WRITABLE) {
-      self->Flush();
-      if (!self->code_.empty()) return self->Failed();
-      if (self->Waiting() == 0) {
-        if (self->ending_) self->HalfClose();
-        self->Call(kDrained);
+      Flush();
+      if (!code_.empty()) return Failed();
+      if (Waiting() == 0) {
+        if (ending_) HalfClose();
+        poll_.Call(kDrained);
       }
     }
-    if ((events & (UV_READABLE | UV_DISCONNECT)) && self->poll_ != nullptr && self->reading_) self->Call(kReadable);
-    self->Watch();
+    if ((events & (UV_READABLE | UV_DISCONNECT)) && poll_ && reading_) poll_.Call(kReadable);
+    Watch();
   }
 
   // libuv only says that there is an error.
@@ -329,28 +308,17 @@ class Stream : public Napi::ObjectWrap<Stream> {
   }
 
   void Failed() {
-    if (poll_ == nullptr) return;
-    uv_poll_stop(poll_);
+    if (!poll_) return;
+    poll_.Watch(0);
     watched_ = 0;
     if (!said_) {
       said_ = true;
-      Call(kFailed);
+      poll_.Call(kFailed);
     }
-  }
-
-  void Call(int event) {
-    if (poll_ != nullptr) Invoke(Env(), context_, callback_, event);
   }
 
   void Shut() {
-    if (hooked_) napi_remove_env_cleanup_hook(Env(), &Stream::OnExit, this);
-    hooked_ = false;
-    if (poll_ != nullptr) {
-      uv_poll_stop(poll_);
-      uv_close(reinterpret_cast<uv_handle_t*>(poll_), [](uv_handle_t* h) { delete reinterpret_cast<uv_poll_t*>(h); });
-      poll_ = nullptr;
-      context_.reset();
-    }
+    poll_.Close();
 #ifdef KUBEBUS_TLS
     if (incoming != nullptr && incoming->owner == this) {
       incoming->owner = nullptr;
@@ -683,16 +651,14 @@ class Stream : public Napi::ObjectWrap<Stream> {
   bool ended_ = false;   // the peer's end was read
   bool ending_ = false;  // ours was asked for
   bool said_ = false;
-  bool hooked_ = false;
   bool secured_ = true;
   int watched_ = 0;
   std::vector<uint8_t> pending_;
   size_t sent_ = 0;
   std::string code_;
   std::string message_;
-  uv_poll_t* poll_ = nullptr;
-  Napi::FunctionReference callback_;
-  std::shared_ptr<Napi::AsyncContext> context_;
+  friend class Poll<Stream>;
+  Poll<Stream> poll_;
 #ifdef KUBEBUS_TLS
   SSL* ssl_ = nullptr;
   Napi::ObjectReference held_;
