@@ -16,7 +16,7 @@ process.exitCode = await main(process.argv.slice(2), {
   err: process.stderr,
   stop: stop.signal,
   setNice: (level) => setPriority(level),
-  setRealtime: () => loadNative()?.setRealtime() ?? -1,
+  setRealtime: (on) => loadNative()?.setRealtime(on) ?? -1,
 });
 // What is still being written (a goodbye, the last line of a log) goes out first, but a peer that does not read cannot hold us.
 setTimeout(() => process.exit(), 1_000).unref();

@@ -119,6 +119,16 @@ export class KubeBusCloud {
     return [...this.tenants.values()].flatMap((tenant) => tenant.nodes());
   }
 
+  /** Packets and bytes taken from the links and devices of all tenants so far. */
+  get carried(): { readonly packets: number; readonly bytes: number } {
+    const sum = { packets: 0, bytes: 0 };
+    for (const { carried } of this.tenants.values()) {
+      sum.packets += carried.packets;
+      sum.bytes += carried.bytes;
+    }
+    return sum;
+  }
+
   stats(): Record<string, unknown> {
     const tenants = Object.fromEntries([...this.tenants].map(([name, tenant]) => [name, tenant.stats()]));
     return {

@@ -89,6 +89,7 @@ export function checkOptions({ tenant, node, mtu, cloud, connections = 1 }: Node
     if (!isName(value))
       throw wrong(`${option} must be a DNS label (lower-case letters, digits and '-'), not '${value}'`);
   }
+  if (!Array.isArray(cloud)) throw wrong('cloud must be an array of addresses');
   if (cloud.length === 0) throw wrong('cloud must name at least one address');
   if (!Number.isInteger(connections) || connections < 1 || connections > 64)
     throw wrong(`connections must be 1 to 64, not ${connections}`);

@@ -392,6 +392,11 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
     return this.pinger.ping(address, options);
   }
 
+  /** Packets and bytes taken from the link, the device and the sockets so far. */
+  get carried(): { readonly packets: number; readonly bytes: number } {
+    return this.vrf.carried;
+  }
+
   stats(): Record<string, unknown> {
     return {
       tenant: this.tenant,

@@ -230,6 +230,10 @@ export class Tenant {
     }));
   }
 
+  get carried(): { readonly packets: number; readonly bytes: number } {
+    return this.vrf.carried;
+  }
+
   stats(): Record<string, unknown> {
     this.account();
     return {

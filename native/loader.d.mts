@@ -62,7 +62,7 @@ export interface Native {
   /** On: programs that this thread starts have CAP_NET_ADMIN if it has. Returns whether something was changed. */
   netAdminForChildren(on: boolean): boolean;
   /** Lets this thread run before all programs that are not real-time. 0, or errno. */
-  setRealtime(): number;
+  setRealtime(on: boolean): number;
   /** 0, or errno. */
   setSocketOption(fd: number, level: number, name: number, value: number): number;
 }

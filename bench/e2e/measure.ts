@@ -62,7 +62,7 @@ export async function measure(path: Path, figures: ReadonlySet<Figure>, settings
   // For all alike: code compiled at run time, caches and congestion windows are what they are in a network that is in use.
   await step(undefined, 'warm-up', async () => {
     throwOnError(await iperf(path, 1, []));
-    await ping(path.lab, path.client, path.target, 500, 0.002);
+    await ping(path.lab, path.client, path.target, 3000, 0.001);
   });
   await quiet(settings.quietMs);
   await step('ping', 'ping', async () => {

@@ -10,7 +10,6 @@ import { AddressPool, parsePrefix } from '../../lib/l3/index.js';
 import { DEFAULT_PORT, parseHostPort } from '../../transports/tcp.js';
 import { adminPath, serveAdmin } from './admin.js';
 import {
-  applyPriority,
   device,
   host,
   hostPort,
@@ -21,12 +20,12 @@ import {
   makeLogger,
   message,
   name,
-  niceLevel,
   prefix,
   text,
   UsageError,
   untilStopped,
 } from './common.js';
+import { applyPriority, type PriorityFlags, priorityOptions } from './priority.js';
 import {
   accessLogOf,
   type CloudServiceFlags,
@@ -39,7 +38,7 @@ import { cloudOf, dateProblem, live, security, type TlsFiles } from './tls-files
 import { duration } from './token.js';
 import { type CloudTransportFlags, cloudTransportOptions, cloudTransports } from './transports.js';
 
-interface CloudFlags extends TlsFiles, CloudTransportFlags, CloudServiceFlags {
+interface CloudFlags extends TlsFiles, CloudTransportFlags, CloudServiceFlags, PriorityFlags {
   readonly listen: { host: string; port: number };
   readonly tenant?: readonly { tenant: string; pools: string[] }[];
   readonly tun?: readonly { tenant: string; device?: string }[];
@@ -51,8 +50,6 @@ interface CloudFlags extends TlsFiles, CloudTransportFlags, CloudServiceFlags {
   readonly mtu: number;
   readonly name?: string;
   readonly statusSocket?: string;
-  readonly nice?: number;
-  readonly realtime?: boolean;
   readonly logLevel: string;
 }
 
@@ -160,14 +157,10 @@ export function cloudCommand(io: Io): Command {
     .option('--mtu <bytes>', 'largest IP packet of the overlays', integer(1280, 65_535), 1400)
     .option('--name <name>', 'name of this cloud (default: the one in its certificate)', name)
     .option('--status-socket <path>', 'unix socket for `kubebus status`', text)
-    .option('--nice <n>', 'priority of the process, -20 (highest, needs CAP_SYS_NICE) to 19', niceLevel)
-    .option(
-      '--realtime',
-      'run before all ordinary programs (needs CAP_SYS_NICE): low latency beside bulk, fewer small packets',
-    )
     .option('--log-level <level>', 'debug, info, warn, error or silent', logLevel, 'info')
     .option('--config <file>', 'YAML file with the same options (flags win)')
     .action((flags: CloudFlags) => run(flags, io));
+  for (const option of priorityOptions()) command.addOption(option);
   cloudTransportOptions(command, hostPort);
   return cloudServiceOptions(command);
 }
@@ -208,13 +201,16 @@ async function run(o: CloudFlags, io: Io): Promise<void> {
       ];
     }),
   );
-  applyPriority(io, o);
+  const prioritize = applyPriority(io, o);
   const logger = makeLogger(o.logLevel, io.out);
   let dialled: readonly string[] = [];
   const authority = await ownAuthority(o, names, () => dialled, logger);
   try {
-    await serve(o, io, tenants, logger, authority, (addresses) => {
-      dialled = addresses;
+    await serve(o, io, tenants, logger, authority, {
+      onAddresses: (addresses) => {
+        dialled = addresses;
+      },
+      prioritize,
     });
   } finally {
     await authority?.close();
@@ -251,13 +247,18 @@ async function ownAuthority(
   });
 }
 
+interface Hooks {
+  readonly onAddresses: (addresses: readonly string[]) => void;
+  readonly prioritize: ReturnType<typeof applyPriority>;
+}
+
 async function serve(
   o: CloudFlags,
   io: Io,
   tenants: Readonly<Record<string, TenantOptions>>,
   logger: Logger,
   authority: JoinAuthority | null,
-  onAddresses: (addresses: readonly string[]) => void,
+  { onAddresses, prioritize }: Hooks,
 ): Promise<void> {
   const instead = " (or give '--state' and '--host', and the cloud makes its own; or '--insecure')";
   const files = authority === null ? security(o, instead) : null;
@@ -285,6 +286,7 @@ async function serve(
   const drained = new AbortController();
   let goodbye: Goodbye = { retryAfterMs: RETRY_AFTER_MS, addresses: [] };
   const servers: Server[] = [];
+  const endPriority = prioritize(() => cloud.carried, logger);
   try {
     if (o.statusSocket !== undefined) servers.push(await serveStatus(o.statusSocket, () => cloud.stats()));
     if (o.state !== undefined) {
@@ -300,6 +302,7 @@ async function serve(
     logger.info({ addresses, tenants: names, ...(listeners.length > 0 ? { listeners } : {}) }, 'cloud up');
     await untilStopped(AbortSignal.any([io.stop, drained.signal]));
   } finally {
+    endPriority();
     for (const server of servers) server.close();
     await cloud.stop(undefined, goodbye.retryAfterMs, goodbye.addresses);
   }

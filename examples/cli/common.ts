@@ -19,8 +19,8 @@ export interface Io {
   readonly stop: AbortSignal;
   /** Sets the nice level of the process; throws without the right. */
   readonly setNice?: (level: number) => void;
-  /** Lets the process run before all programs that are not real-time. 0, or an error number. */
-  readonly setRealtime?: () => number;
+  /** Lets the process run before all programs that are not real-time, or as one of them. 0, or an error number. */
+  readonly setRealtime?: (on: boolean) => number;
 }
 
 /** A mistake in the command line or configuration: one line on stderr, exit code 2. */
@@ -61,27 +61,6 @@ export function integer(min: number, max: number) {
     }
     return value;
   };
-}
-
-export function niceLevel(text: string): number {
-  const value = Number(text);
-  if (!/^-?\d+$/.test(text) || value < -20 || value > 19) {
-    throw new InvalidArgumentError(`not a whole number from -20 to 19: ${text}`);
-  }
-  return value;
-}
-
-export function applyPriority(io: Io, o: { readonly nice?: number; readonly realtime?: boolean }): void {
-  const { nice, realtime = false } = o;
-  if (nice !== undefined && realtime) throw new UsageError("option '--realtime' does not go with '--nice'");
-  if (realtime && io.setRealtime?.() !== 0)
-    throw new UsageError("option '--realtime' needs the addon and CAP_SYS_NICE");
-  if (nice === undefined) return;
-  try {
-    io.setNice?.(nice);
-  } catch (error) {
-    throw new UsageError(`option '--nice': ${nice} needs CAP_SYS_NICE (${message(error)})`);
-  }
 }
 
 /** A text that must not be empty: a path, mostly. */

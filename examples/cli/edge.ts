@@ -7,7 +7,6 @@ import { type Advertisement, KubeBusNode, type NodeOptions } from '../../lib/ind
 import { NodeIdentity, parseToken } from '../../lib/join/index.js';
 import { serviceDialer } from '../../transports/tcp.js';
 import {
-  applyPriority,
   cloudAddress,
   device,
   type Io,
@@ -16,19 +15,19 @@ import {
   logLevel,
   makeLogger,
   name,
-  niceLevel,
   prefix,
   text,
   UsageError,
   untilStopped,
 } from './common.js';
+import { applyPriority, type PriorityFlags, priorityOptions } from './priority.js';
 import { accessLogOf, type NodeServiceFlags, nodeServiceOptions, startNodeServices } from './services.js';
 import { checkSnat, startSnat } from './snat.js';
 import { serveStatus } from './status.js';
 import { dateProblem, live, nodeOf, type Security, security, type TlsFiles } from './tls-files.js';
 import { type NodeTransportFlags, nodeTransport, nodeTransportOptions } from './transports.js';
 
-interface NodeFlags extends TlsFiles, NodeTransportFlags, NodeServiceFlags {
+interface NodeFlags extends TlsFiles, NodeTransportFlags, NodeServiceFlags, PriorityFlags {
   readonly join?: string;
   readonly cloud?: readonly string[];
   readonly tenant?: string;
@@ -40,8 +39,6 @@ interface NodeFlags extends TlsFiles, NodeTransportFlags, NodeServiceFlags {
   readonly state?: string;
   readonly mtu: number;
   readonly statusSocket?: string;
-  readonly nice?: number;
-  readonly realtime?: boolean;
   readonly logLevel: string;
 }
 
@@ -82,14 +79,10 @@ export function nodeCommand(kind: 'edge' | 'router', io: Io): Command {
     .option('--state <dir>', 'folder where the node keeps its certificate (with --join) and its addresses', text)
     .option('--mtu <bytes>', 'largest IP packet', integer(1280, 65_535), 1400)
     .option('--status-socket <path>', 'unix socket for `kubebus status`', text)
-    .option('--nice <n>', 'priority of the process, -20 (highest, needs CAP_SYS_NICE) to 19', niceLevel)
-    .option(
-      '--realtime',
-      'run before all ordinary programs (needs CAP_SYS_NICE): low latency beside bulk, fewer small packets',
-    )
     .option('--log-level <level>', 'debug, info, warn, error or silent', logLevel, 'info')
     .option('--config <file>', 'YAML file with the same options (flags win)')
     .action((flags: NodeFlags) => run(kind, flags, io));
+  for (const option of priorityOptions()) command.addOption(option);
   nodeTransportOptions(command);
   nodeServiceOptions(command);
   if (kind === 'router')
@@ -201,7 +194,7 @@ async function run(kind: 'edge' | 'router', o: NodeFlags, io: Io): Promise<void>
     if (o.snat && !o.tun) throw new UsageError("option '--snat' needs '--tun'");
     if (o.snat) await checkSnat();
   }
-  applyPriority(io, o);
+  const prioritize = applyPriority(io, o);
   // From here on: while nothing is connected, nothing else keeps the process alive.
   const stopped = untilStopped(io.stop);
   const logger = makeLogger(o.logLevel, io.out);
@@ -226,6 +219,7 @@ async function run(kind: 'edge' | 'router', o: NodeFlags, io: Io): Promise<void>
     });
     const joined = running;
     ends.push(() => joined.stop());
+    ends.push(prioritize(() => joined.carried, logger));
     if (kind === 'router' && o.tun) {
       warnWithoutForwarding(advertise, (text) => logger.warn({}, text));
       if (o.snat) {

@@ -87,6 +87,8 @@ export class Vrf implements PortOwner {
   readonly counters = new Counters();
   /** IP for this process. */
   readonly endpoint: Endpoint;
+  /** Packets and bytes of whole frames taken from all ports, those that are gone too. */
+  readonly carried = { packets: 0, bytes: 0 };
   private readonly ports: (PortState | null)[] = [null];
   private readonly limits: VrfLimits;
   private readonly slabs: SlabPool;
@@ -239,6 +241,7 @@ export class Vrf implements PortOwner {
       this.generation++;
     }
     ingress.bytesIn += end - start;
+    this.carried.bytes += end - start;
     let run: PortState | null = null;
     let runStart = start;
     let runPackets = 0;
@@ -252,6 +255,7 @@ export class Vrf implements PortOwner {
         break;
       }
       ingress.packetsIn++;
+      this.carried.packets++;
       this.todo = Todo.none;
       const egress = this.classify(now, ingress, buf, off, length);
       const todo = this.todo;

@@ -9,7 +9,7 @@
 //   .writeBatch(buf, start, end) -> packets written; -1 when the kernel takes no super-packets although it said so
 //   .counters              Float64Array in the order of enum Counter
 //   setSocketOption(fd, level, name, value)
-//   setRealtime() -> 0 or errno            this thread runs before all that are not real-time; its children do not
+//   setRealtime(on) -> 0 or errno          this thread runs before all that are not real-time (its children do not), or as one of them
 //   netAdminForChildren(on)   true: this thread's children may have CAP_NET_ADMIN too
 #include <napi.h>
 #ifdef __linux__
@@ -402,11 +402,12 @@ Napi::Value SetSocketOption(const Napi::CallbackInfo& info) {
 
 // The lowest priority of the real-time class: it is enough to run before everything that is in none.
 Napi::Value SetRealtime(const Napi::CallbackInfo& info) {
+  bool on = info[0].ToBoolean();
   struct sched_param param;
   memset(&param, 0, sizeof param);
-  param.sched_priority = sched_get_priority_min(SCHED_RR);
+  param.sched_priority = on ? sched_get_priority_min(SCHED_RR) : 0;
   // 0: the calling thread alone. The threads that JavaScript's garbage is collected in stay as they are.
-  int rc = sched_setscheduler(0, SCHED_RR | SCHED_RESET_ON_FORK, &param);
+  int rc = sched_setscheduler(0, on ? SCHED_RR | SCHED_RESET_ON_FORK : SCHED_OTHER, &param);
   return Napi::Number::New(info.Env(), rc < 0 ? errno : 0);
 }
 

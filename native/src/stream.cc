@@ -473,8 +473,12 @@ class Stream : public Napi::ObjectWrap<Stream> {
 
   int Decrypt(uint8_t* to, size_t length) {
     size_t total = 0;
-    bool fetched = Buffered();
-    while (total < length) {
+    // OpenSSL is asked only when it has something to do: each answer that there is nothing costs as much as a small record.
+    if (!Buffered() && !Fetch(length < kRecord ? 2 * kRecord : length + kRecord / 16)) {
+      if (!code_.empty()) return kError;
+      return ended_ ? kEnd : 0;
+    }
+    while (total < length && (total == 0 || Buffered())) {
       ErrorQueue errors;
       size_t n = 0;
       if (SSL_read_ex(ssl_, to + total, length - total, &n) == 1) {
@@ -482,13 +486,7 @@ class Stream : public Napi::ObjectWrap<Stream> {
         continue;
       }
       int why = SSL_get_error(ssl_, 0);
-      if (why == SSL_ERROR_WANT_READ) {
-        if (fetched) break;
-        fetched = true;
-        if (Fetch(length < kRecord ? 2 * kRecord : length + kRecord / 16)) continue;
-        if (code_.empty() && ended_ && total == 0) return kEnd;
-        break;
-      }
+      if (why == SSL_ERROR_WANT_READ) break;
       if (why == SSL_ERROR_ZERO_RETURN) {
         ended_ = true;
         if (total == 0) return kEnd;

@@ -1,7 +1,6 @@
 // The commands as real processes over TLS on loopback: they start, show their state, stop in order; and who is refused
 // reads the reason, on both sides.
 
-import { spawnSync } from 'node:child_process';
 import { existsSync, readFileSync, statSync } from 'node:fs';
 import test, { type ExecutionContext } from 'ava';
 import { createAuthority, nodeNames, save } from '../../lib/join/driver/pki.js';
@@ -177,29 +176,4 @@ test('who is refused reads the reason, and so does the cloud', async (t) => {
     /127\.0\.0\.1/,
   );
   t.is(twin.lines.filter((l) => l.level >= 40).length, 0, 'the one that was there first is not disturbed');
-});
-
-/** Scheduling policy of the process' first thread: field 41 of proc_pid_stat(5); 0 is SCHED_OTHER, 2 SCHED_RR. */
-const policy = (pid: number) => Number(readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]!.split(' ')[38]);
-
-test('--realtime lets a daemon run before other programs, but not what it starts; otherwise it is one of them', async (t) => {
-  if (process.getuid?.() !== 0 || spawnSync('chrt', ['-r', '1', 'true']).status !== 0) {
-    t.pass('not here: it needs the right CAP_SYS_NICE');
-    return;
-  }
-  const { cloud } = await startCloud(t, '--realtime');
-  t.is(policy(cloud.pid), 2);
-  // SCHED_RESET_ON_FORK, as chrt(1) prints it: what the process starts is an ordinary program again.
-  t.regex(spawnSync('chrt', ['-p', String(cloud.pid)], { encoding: 'utf8' }).stdout, /SCHED_RR\|SCHED_RESET_ON_FORK/);
-  t.is(policy((await startCloud(t)).cloud.pid), 0);
-});
-
-test('--nice sets the priority of the process', async (t) => {
-  const { cloud } = await startCloud(t, '--nice', '7');
-  // Field 19 of proc_pid_stat(5), counted behind the name in brackets.
-  t.is(readFileSync(`/proc/${cloud.pid}/stat`, 'utf8').split(') ')[1]!.split(' ')[16], '7');
-  t.is(policy(cloud.pid), 0, 'and it stays an ordinary one');
-  const wrong = await run('cloud', '--tenant', 'a=10.0.0.0/8', '--insecure', '--nice', '20');
-  t.is(wrong.code, 2);
-  t.regex(wrong.err, /'--nice <n>'.*not a whole number from -20 to 19/);
 });

@@ -222,7 +222,14 @@ test('options that cannot be are refused before anything is opened', async (t) =
     await t.throwsAsync(net.cloud(options), invalid, JSON.stringify(options));
   }
   await t.throwsAsync(net.cloud({ tenants: { acme: { pools: ['nonsense'] } } }), { code: 'ERR_ADDRESS' });
-  for (const options of [{ node: 'a b' }, { tenant: '' }, { mtu: 100 }, { connections: 0 }, { cloud: [] }]) {
+  for (const options of [
+    { node: 'a b' },
+    { tenant: '' },
+    { mtu: 100 },
+    { connections: 0 },
+    { cloud: [] },
+    { cloud: 'kubebus://a:1' as never },
+  ]) {
     await t.throwsAsync(KubeBusNode.join(net.nodeOptions('a', options)), invalid, JSON.stringify(options));
   }
 });

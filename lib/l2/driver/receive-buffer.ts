@@ -51,7 +51,8 @@ export class ReceiveBuffer {
       this.slab = this.busy && !isScarce(this.buffers) ? this.buffers.large.take() : this.buffers.small.take();
       this.read = this.written = 0;
     }
-    return this.slab.bytes.subarray(this.written);
+    // A view is an object: an idle connection, whose slab is a fresh one, does without.
+    return this.written === 0 ? this.slab.bytes : this.slab.bytes.subarray(this.written);
   }
 
   landed(length: number): void {
