@@ -18,7 +18,7 @@ class Poll {
   // 0, or an error of libuv.
   int Open(Owner* owner, Napi::Env env, int fd, const Napi::Function& callback, const char* name) {
     uv_loop_t* loop = nullptr;
-    napi_get_uv_event_loop(env, &loop);
+    if (napi_get_uv_event_loop(env, &loop) != napi_ok) return UV_ENOTSUP;
     auto* handle = new uv_poll_t;
     int rc = uv_poll_init(loop, handle, fd);
     if (rc != 0) {

@@ -49,6 +49,11 @@ constexpr size_t kIn = 256 * 1024;
 constexpr size_t kRecord = 16 * 1024;  // RFC 8446 §5.1
 // Bytes that a stream keeps room for while nothing waits.
 constexpr size_t kKeep = 64 * 1024;
+// Records of TLS itself (KeyUpdate, tickets) that a peer may send beyond one for each record with data: a new key costs us far more
+// than it costs the sender.
+constexpr int kOdd = 32;
+// Bytes of our answers to KeyUpdates that a peer may leave unread; one is 27.
+constexpr size_t kAnswers = 4 * 1024;
 
 class Stream;
 
@@ -98,6 +103,8 @@ class SecureContext : public Napi::ObjectWrap<SecureContext> {
     SSL_CTX_set_options(ctx_, SSL_OP_NO_TICKET | SSL_OP_NO_RENEGOTIATION);
     SSL_CTX_set_num_tickets(ctx_, 0);
     SSL_CTX_set_mode(ctx_, SSL_MODE_RELEASE_BUFFERS);
+    // A read ends after a record without data: so no more of them are taken than may come.
+    SSL_CTX_clear_mode(ctx_, SSL_MODE_AUTO_RETRY);
     if (!alpn_.empty()) SSL_CTX_set_alpn_select_cb(ctx_, &SecureContext::Choose, this);
   }
 
@@ -184,15 +191,13 @@ class Stream : public Napi::ObjectWrap<Stream> {
     Napi::Env env = info.Env();
     fd_ = fcntl(info[0].As<Napi::Number>().Int32Value(), F_DUPFD_CLOEXEC, 0);
     if (fd_ < 0) {
-      Fail(errno, "dup");
-      Napi::Error error = Napi::Error::New(env, message_);
-      error.Set("code", Napi::String::New(env, code_));
-      error.ThrowAsJavaScriptException();
+      Throw(env, errno, "dup");
       return;
     }
 #ifdef KUBEBUS_TLS
     if (info[1].IsObject()) {
       SecureContext* context = SecureContext::Unwrap(info[1].As<Napi::Object>());
+      if (context == nullptr) return;  // an exception is pending
       held_ = Napi::Persistent(info[1].As<Napi::Object>());
       rekey_ = context->rekey;
       bool server = info[2].ToBoolean();
@@ -200,12 +205,14 @@ class Stream : public Napi::ObjectWrap<Stream> {
       ssl_ = SSL_new(context->ctx_);
       BIO* bio = ssl_ == nullptr ? nullptr : BIO_new(Method());
       if (bio == nullptr) {
-        Fail(ENOMEM, "SSL_new");
+        Throw(env, ENOMEM, "SSL_new");
         return;
       }
       BIO_set_data(bio, this);
       BIO_set_init(bio, 1);
       SSL_set_bio(ssl_, bio, bio);
+      SSL_set_msg_callback(ssl_, &Stream::OnMessage);
+      SSL_set_msg_callback_arg(ssl_, this);
       if (server) {
         SSL_set_accept_state(ssl_);
       } else {
@@ -271,7 +278,13 @@ class Stream : public Napi::ObjectWrap<Stream> {
     // Kept until the end of this function, whatever is called.
     Napi::HandleScope scope(Env());
     [[maybe_unused]] Napi::Object alive = Value();
-    if (status < 0) SystemError();
+    if (status < 0) {
+      // libuv says that there is an error, and watches no more. What came before it is read first, as Node's sockets do: the
+      // reason of a peer that has left lies there. The read after it gets the error.
+      watched_ = 0;
+      if (!reading_ || ended_) SystemError();
+      events = UV_READABLE;
+    }
 #ifdef KUBEBUS_TLS
     if (code_.empty() && !secured_) {
       if (events & UV_WRITABLE) Flush();
@@ -294,16 +307,16 @@ class Stream : public Napi::ObjectWrap<Stream> {
         poll_.Call(kDrained);
       }
     }
-    if ((events & (UV_READABLE | UV_DISCONNECT)) && poll_ && reading_) poll_.Call(kReadable);
+    if ((events & UV_READABLE) && poll_ && reading_) poll_.Call(kReadable);
+    if (!code_.empty()) return Failed();
     Watch();
   }
 
-  // libuv only says that there is an error.
+  // libuv does not say which error.
   void SystemError() {
     int e = 0;
     socklen_t size = sizeof e;
     if (getsockopt(fd_, SOL_SOCKET, SO_ERROR, &e, &size) != 0 || e == 0 || e == EPIPE) e = ECONNRESET;
-    watched_ = 0;
     Fail(e, "read");
   }
 
@@ -457,6 +470,7 @@ class Stream : public Napi::ObjectWrap<Stream> {
     Incoming& in = *incoming;
     if (in.owner != nullptr && in.owner != this && in.end > in.begin) {
       in.owner->stash_.assign(in.bytes.get() + in.begin, in.bytes.get() + in.end);
+      in.owner->unstashed_ = 0;
     }
     in.owner = this;
     in.begin = in.end = 0;
@@ -483,10 +497,19 @@ class Stream : public Napi::ObjectWrap<Stream> {
       size_t n = 0;
       if (SSL_read_ex(ssl_, to + total, length - total, &n) == 1) {
         total += n;
+        if (odd_ > 0) odd_--;
         continue;
       }
       int why = SSL_get_error(ssl_, 0);
-      if (why == SSL_ERROR_WANT_READ) break;
+      if (why == SSL_ERROR_WANT_READ) {
+        if (odd_ > kOdd) {
+          Refuse("ERR_SSL_TOO_MANY_KEY_UPDATES", "the other side sends too many TLS messages without data");
+          break;
+        }
+        // OpenSSL takes all there is before it wants more: what is left follows a record without data.
+        if (Buffered()) continue;
+        break;
+      }
       if (why == SSL_ERROR_ZERO_RETURN) {
         ended_ = true;
         if (total == 0) return kEnd;
@@ -495,7 +518,7 @@ class Stream : public Napi::ObjectWrap<Stream> {
       Broken();
       break;
     }
-    if (!outgoing.empty()) Sealed();  // an answer to a KeyUpdate, or an alert
+    if (!outgoing.empty()) Answer();
     if (total == 0) return code_.empty() ? 0 : kError;
     return int(total) | (Buffered() || ended_ ? kMore : 0);
   }
@@ -534,6 +557,16 @@ class Stream : public Napi::ObjectWrap<Stream> {
     return false;
   }
 
+  // Answers to KeyUpdates, and alerts. Nobody above counts them, so a peer that reads none of them is cut off here.
+  void Answer() {
+    if (Waiting() == 0) answers_ = 0;
+    answers_ += outgoing.size();
+    Sealed();
+    if (Waiting() > 0 && answers_ > kAnswers) {
+      Refuse("ERR_SSL_TOO_MANY_KEY_UPDATES", "the other side asks for new keys and does not read them");
+    }
+  }
+
   // What OpenSSL wrote goes to the socket.
   void Sealed() {
     if (outgoing.empty()) return;
@@ -555,6 +588,10 @@ class Stream : public Napi::ObjectWrap<Stream> {
     }
   }
 
+  static void OnMessage(int sent, int, int type, const void*, size_t, SSL*, void* self) {
+    if (sent == 0 && type == SSL3_RT_HANDSHAKE && static_cast<Stream*>(self)->secured_) static_cast<Stream*>(self)->odd_++;
+  }
+
   static BIO_METHOD* Method() {
     static BIO_METHOD* method = [] {
       BIO_METHOD* m = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "kubebus");
@@ -570,9 +607,11 @@ class Stream : public Napi::ObjectWrap<Stream> {
     auto* self = static_cast<Stream*>(BIO_get_data(bio));
     BIO_clear_retry_flags(bio);
     if (!self->stash_.empty()) {
-      size_t n = size_t(length) < self->stash_.size() ? size_t(length) : self->stash_.size();
-      memcpy(to, self->stash_.data(), n);
-      self->stash_.erase(self->stash_.begin(), self->stash_.begin() + long(n));
+      size_t n = self->stash_.size() - self->unstashed_;
+      if (n > size_t(length)) n = size_t(length);
+      memcpy(to, self->stash_.data() + self->unstashed_, n);
+      self->unstashed_ += n;
+      if (self->unstashed_ == self->stash_.size()) std::vector<uint8_t>().swap(self->stash_);
       return int(n);
     }
     Incoming* in = incoming.get();
@@ -626,6 +665,19 @@ class Stream : public Napi::ObjectWrap<Stream> {
 
   // ---- errors
 
+  void Throw(Napi::Env env, int e, const char* what) {
+    Fail(e, what);
+    Napi::Error error = Napi::Error::New(env, message_);
+    error.Set("code", Napi::String::New(env, code_));
+    error.ThrowAsJavaScriptException();
+  }
+
+  void Refuse(const char* code, const char* message) {
+    if (!code_.empty()) return;
+    code_ = code;
+    message_ = message;
+  }
+
   // The first one counts.
   void Fail(int e, const char* what) {
     if (!code_.empty()) return;
@@ -660,7 +712,11 @@ class Stream : public Napi::ObjectWrap<Stream> {
 #ifdef KUBEBUS_TLS
   SSL* ssl_ = nullptr;
   Napi::ObjectReference held_;
+  // Ciphertext that was taken from the system and had to make room for another stream's, and how much of it is read.
   std::vector<uint8_t> stash_;
+  size_t unstashed_ = 0;
+  int odd_ = 0;
+  size_t answers_ = 0;
   double records_ = 0;
   double rekey_ = 0;
 #endif

@@ -1,39 +1,19 @@
 // The addon's sockets where the compliance suite does not look: against the openssl program, and against peers that mean ill.
 
-import { spawn, spawnSync } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import net from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import tls from 'node:tls';
-import test, { type ExecutionContext } from 'ava';
 import { cloudNames, createAuthority, nodeNames } from '../../lib/join/driver/pki.js';
-import { NativeSocket, nativeSockets, secureContext } from '../../transports/tcp/native-socket.js';
+import { NativeSocket, secureContext } from '../../transports/tcp/native-socket.js';
+import { connected, native, never, withAddon } from './support/addon.js';
 
 const authority = await createAuthority('Test CA', 1);
 const cloud = await authority.issue({ name: 'hub', days: 1, names: cloudNames('hub', ['127.0.0.1']), server: true });
 const node = await authority.issue({ name: 'acme/e1', days: 1, names: nodeNames('acme', 'e1', []) });
-const native = nativeSockets(true);
-const never = new AbortController().signal;
-
-/** Tests that cannot run without the addon, or the program. */
-const withAddon = (title: string, body: (t: ExecutionContext) => Promise<void>, program?: string) => {
-  const missing =
-    native === null ? 'the addon' : program !== undefined && spawnSync(program, ['version']).error ? program : null;
-  if (missing === null) test(title, body);
-  else if (process.env.KUBEBUS_REQUIRE_ALL === '1') test(title, (t) => t.fail(`needs ${missing}`));
-  else test.skip(`${title} (needs ${missing})`, body);
-};
-
-/** A socket of Node's that is connected and not read. */
-async function connected(port: number): Promise<net.Socket> {
-  const socket = net.connect({ port, host: '127.0.0.1' });
-  socket.pause();
-  await once(socket, 'connect');
-  return socket;
-}
-
 withAddon(
   'keys are renewed: openssl sees the KeyUpdate and reads on',
   async (t) => {

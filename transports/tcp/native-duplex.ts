@@ -58,6 +58,8 @@ export class NativeDuplex extends Duplex {
 
   private pull(): void {
     const { handle } = this.socket;
+    // Nobody reads yet: what is here would be announced again and again.
+    if (!this.wanted && !this.destroyed) handle.pause();
     while (this.wanted && !this.destroyed) {
       const chunk = Buffer.allocUnsafe(CHUNK);
       const got = handle.read(chunk, 0);

@@ -73,14 +73,17 @@ export class NativeSocket implements Connected, OpenSocket {
       const settle = (error?: Error) => {
         signal.removeEventListener('abort', aborted);
         this.listener = null;
-        if (error === undefined) {
+        try {
+          if (error !== undefined) throw error;
           // Until there is somebody to read.
           this.handle.pause();
+          // Who has no certificate of ours may show anything that OpenSSL can read.
           this.shown = this.look();
-          return resolve();
+          resolve();
+        } catch (cause) {
+          this.destroy();
+          reject(cause as Error);
         }
-        this.destroy();
-        reject(error);
       };
       const aborted = () => settle(signal.reason as Error);
       this.listener = (event) => settle(event === SECURED ? undefined : nativeError(this.handle));
