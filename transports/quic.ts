@@ -16,6 +16,7 @@ import type {
   Transport,
 } from '../lib/l2/transport.js';
 import { cloudIdentity, material, nodeIdentity } from './identity.js';
+import { checkLimits } from './limits.js';
 import { QuicEndpoint } from './quic/endpoint.js';
 import { type Engine, type EngineConfig, loadEngine } from './quic/engine.js';
 import { DEFAULT_PORT, parseHostPort } from './tcp.js';
@@ -45,6 +46,7 @@ const MAX_STREAM_WINDOW = 4 * 1024 * 1024;
 
 export function quicTransport(options: QuicOptions): Transport {
   const { udpPayload = 1350 } = options;
+  checkLimits(options);
   if (!Number.isInteger(udpPayload) || udpPayload < 1200 || udpPayload > 65_527) {
     throw new KubeBusError('ERR_INVALID_ARGUMENT', `udpPayload must be 1200 to 65527, not ${udpPayload}`);
   }

@@ -15,6 +15,7 @@ import type {
 } from '../lib/l2/transport.js';
 import type { Native, NativeSecureContext } from '../native/loader.mjs';
 import { cloudIdentity, material, nodeIdentity } from './identity.js';
+import { checkLimits } from './limits.js';
 import { watchLocalAddress } from './local-address.js';
 import { connectThroughProxy, parseProxy } from './proxy.js';
 import { CIPHERS, type Connected, type Credentials } from './tcp/connected.js';
@@ -40,7 +41,7 @@ export interface TcpOptions {
   readonly handshakeTimeout?: Micros;
   /**
    * TLS handshakes in progress. When all places are taken, one that is older than a second gives way; if there is none the newcomer is
-   * closed at once. **Default:** 1,024.
+   * told so and closed at once; with 0 nobody gets in. **Default:** 1,024.
    */
   readonly handshakes?: number;
   /** Sockets by the addon, which cost less time and memory than Node's own. **Default:** true; has an effect only where the addon is there. */
@@ -70,6 +71,7 @@ export function tcpTransport(options: TcpOptions): Transport {
   if ((options.tls === undefined) !== (options.insecure === true)) {
     throw new KubeBusError('ERR_INVALID_ARGUMENT', 'give either tls (cert, key, ca) or insecure: true');
   }
+  checkLimits(options);
   if (options.proxy !== undefined) parseProxy(options.proxy);
   return {
     name: 'tcp',
@@ -353,8 +355,13 @@ function linkRefusal({ shown }: Connected): string | null {
   return nodeIdentity(shown!.fields) === null ? 'the certificate names no node (URI kubebus://tenant/node)' : null;
 }
 
-function tooMany(handler: AcceptHandler, limit: number, remote: string): void {
+/** A TLS record, as it is before there are keys: the alert internal_error, fatal (RFC 8446 §5.1, §6.2). There is none for "too busy". */
+const TOO_BUSY = Buffer.from('15030300020250', 'hex');
+
+/** Turns a newcomer away at the limit of handshakes. */
+function tooMany(socket: net.Socket, handler: AcceptHandler, limit: number, remote: string): void {
   handler.onRefused('ERR_TOO_MANY_CONNECTIONS', `more than ${limit} TLS handshakes in progress`, `tls://${remote}`);
+  socket.end(TOO_BUSY, () => socket.destroy());
 }
 
 /** Calls `changed` when the credentials change, as long as the server is open. */
@@ -387,9 +394,7 @@ function nativeServer(
     raw.on('error', () => {});
     const cut = new AbortController();
     if (current !== null && !handshakes.begin(remote, () => cut.abort())) {
-      tooMany(handler, handshakes.limit, remote);
-      raw.destroy(); // no TLS, so nothing can be said
-      return;
+      return tooMany(raw, handler, handshakes.limit, remote);
     }
     let socket: NativeSocket;
     try {
@@ -444,8 +449,7 @@ function nodeServer(
       socket.once('close', () => handshakes.end(remote));
       return;
     }
-    tooMany(handler, handshakes.limit, remote);
-    socket.destroy(); // no TLS, so nothing can be said
+    tooMany(socket, handler, handshakes.limit, remote);
   });
   server.on('secureConnection', (socket) => {
     handshakes.end(endOf(socket)); // the socket that TLS made has the same remote end

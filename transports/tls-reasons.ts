@@ -26,6 +26,8 @@ const REASONS: Readonly<Record<string, string>> = {
   ERR_SSL_WRONG_VERSION_NUMBER: 'the other side does not speak TLS (is it started with --insecure?)',
   ERR_SSL_UNSUPPORTED_PROTOCOL: 'the other side does not speak TLS 1.3',
   ERR_SSL_TLSV1_ALERT_PROTOCOL_VERSION: 'the other side does not speak TLS 1.3',
+  ERR_SSL_TLSV1_ALERT_INTERNAL_ERROR:
+    'the other side turned us away before the TLS handshake: most likely it has too many of them in progress (its log says why)',
   ERR_SSL_HTTP_REQUEST: 'the other side speaks HTTP',
   ERR_TLS_HANDSHAKE_TIMEOUT: 'the peer did not finish the TLS handshake in time',
   ECONNRESET: 'the peer left during the TLS handshake',
@@ -96,8 +98,7 @@ export function connectError(error: Error, where: string): KubeBusError {
     return new KubeBusError('ERR_CERTIFICATE', `certificate of ${where}: ${explain(error)}`, { cause: error });
   const text =
     codeOf(error) === 'ECONNRESET'
-      ? // What a listener at its limit does: without TLS it cannot say so.
-        'the other side closed the connection during the TLS handshake (it may have too many of them in progress: its log says why)'
+      ? 'the other side closed the connection during the TLS handshake (its log says why)'
       : codeOf(error).startsWith('ERR_SSL_')
         ? explain(error)
         : error.message;

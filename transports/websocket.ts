@@ -11,6 +11,7 @@ import type { WebSocket, WebSocketServer } from 'ws';
 import { KubeBusError, type Micros, MS, SECOND } from '../lib/core/index.js';
 import type { AcceptHandler, ByteStream, Listener, TlsMaterial, TlsSource, Transport } from '../lib/l2/transport.js';
 import { material } from './identity.js';
+import { checkLimits } from './limits.js';
 import { watchLocalAddress } from './local-address.js';
 import { connectThroughProxy, parseProxy } from './proxy.js';
 import { parseHostPort } from './tcp.js';
@@ -45,6 +46,7 @@ export interface WebSocketOptions {
 }
 
 export function webSocketTransport(options: WebSocketOptions): Transport {
+  checkLimits(options);
   if (options.proxy !== undefined) parseProxy(options.proxy);
   return {
     name: 'websocket',

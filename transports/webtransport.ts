@@ -8,6 +8,7 @@ import tls from 'node:tls';
 import { KubeBusError, type Micros, MS, SECOND } from '../lib/core/index.js';
 import type { AcceptHandler, ByteStream, Listener, TlsMaterial, TlsSource, Transport } from '../lib/l2/transport.js';
 import { material } from './identity.js';
+import { checkLimits } from './limits.js';
 import { DEFAULT_PORT, parseHostPort } from './tcp.js';
 import { AuthMachine, bindingOf } from './web/auth.js';
 import { DuplexStream } from './web/duplex-stream.js';
@@ -37,6 +38,7 @@ export interface WebTransportOptions {
 const REASON_MS = 500;
 
 export function webTransport(options: WebTransportOptions): Transport {
+  checkLimits(options);
   return {
     name: 'webtransport',
     listen: (handler) => listen(options, handler),

@@ -75,6 +75,35 @@ test.serial('a frame that comes byte by byte is cut off after the stall timeout,
   t.is(slabsInUse(), 0);
 });
 
+test.serial(
+  'a connection that is replaced is told so when the new one had its time, not in a race with it',
+  async (t) => {
+    const world = new World();
+    const { acceptor, links } = await world.accept('hub-1');
+    const said = (peer: { state: { got: Buffer[] } }) => Buffer.concat(peer.state.got).toString('latin1');
+    const [before, after] = [await raw(world), await raw(world)];
+    before.send(hello());
+    await world.clock.run(100 * MS);
+    after.send(hello());
+    await world.clock.run(100 * MS);
+    t.is(after.state.got[0]?.[0], FrameType.hello);
+    t.false(before.state.closed);
+    t.notRegex(said(before), /replaced/);
+    // Until then it is read, and nothing is sent there.
+    const { link, seen } = links[0]!;
+    before.send(numbered(7, 1));
+    await world.clock.run(100 * MS);
+    t.is(seen.packets.length, 1);
+    t.is(link.stats().connections, 1);
+    await world.clock.run(SECOND);
+    t.regex(said(before), /ERR_TRANSPORT.*replaced by a new connection/);
+    t.true(before.state.closed);
+    t.false(after.state.closed);
+    await acceptor.close(bye);
+    await world.clock.run(2 * SECOND);
+  },
+);
+
 test.serial('a peer that never reads: what waits for it is bounded, and it is cut off', async (t) => {
   const world = new World();
   const { acceptor, links } = await world.accept('hub-1');
@@ -198,7 +227,10 @@ const pki = (async () => {
   return { ca: ca.cert, other: other.cert, otherCa: other, cloud, node, early };
 })();
 
-async function tlsHub(options: { handshakes?: number; handshakeTimeout?: number } = {}, cloud?: Issued) {
+async function tlsHub(
+  options: { handshakes?: number; handshakeTimeout?: number; native?: boolean } = {},
+  cloud?: Issued,
+) {
   const { ca } = await pki;
   cloud ??= (await pki).cloud;
   const links: Link[] = [];
@@ -245,28 +277,28 @@ test('TLS handshakes that are never finished: at most so many, each for so long,
   await acceptor.close(bye);
 });
 
-test('a node that comes while all places for TLS handshakes are taken reads what may be the reason', async (t) => {
-  const { acceptor, port } = await tlsHub({ handshakes: 1 });
+test('at the limit of TLS handshakes, here none at all, both sides are told; so is who gives a limit that is none', async (t) => {
   const { ca, node } = await pki;
-  const transport = tcpTransport({ tls: { ...(await node('e1')), ca } });
-  // Whoever has held a place for a second gives way: on a machine that slow it is tried again.
-  let message: string | null = null;
-  while (message === null) {
-    const holder = net.connect(port, '127.0.0.1').on('error', () => {});
-    await once(holder, 'connect');
-    message = await transport.dial(acceptor.addresses[0]!, AbortSignal.timeout(30_000)).then(
-      (stream) => {
-        stream.destroy();
-        return null;
-      },
-      (error: Error) => error.message,
-    );
-    holder.destroy();
-    await once(holder, 'close');
+  const material = { ...(await node('e1')), ca };
+  for (const native of [true, false]) {
+    const { acceptor } = await tlsHub({ handshakes: 0, native });
+    for (const ours of [true, false]) {
+      const dialled = tcpTransport({ tls: material, native: ours }).dial(
+        acceptor.addresses[0]!,
+        AbortSignal.timeout(30_000),
+      );
+      const error = await t.throwsAsync(dialled, { code: 'ERR_CONNECT' });
+      t.regex(
+        error!.message,
+        /turned us away before the TLS handshake: most likely it has too many of them in progress/,
+      );
+    }
+    t.is(acceptor.stats()['refused.ERR_TOO_MANY_CONNECTIONS'], 2);
+    await acceptor.close(bye);
   }
-  t.regex(message, /closed the connection during the TLS handshake \(it may have too many of them in progress/);
-  t.true(acceptor.stats()['refused.ERR_TOO_MANY_CONNECTIONS']! >= 1);
-  await acceptor.close(bye);
+  for (const limits of [{ handshakes: -1 }, { handshakes: Number.NaN }, { handshakes: 1.5 }, { handshakeTimeout: 0 }]) {
+    t.throws(() => tcpTransport({ tls: material, ...limits }), { code: 'ERR_INVALID_ARGUMENT', message: /handshake/ });
+  }
 });
 
 test('certificates that are refused: each side shows the same reason', async (t) => {

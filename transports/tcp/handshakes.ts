@@ -12,8 +12,8 @@ export class Handshakes {
   begin(remote: string, cut: () => void): boolean {
     const now = performance.now();
     if (this.begun.size >= this.limit) {
-      const [key, oldest] = this.begun.entries().next().value!;
-      if (now - oldest.at < GIVE_WAY_MS) return false;
+      const [key, oldest] = this.begun.entries().next().value ?? [];
+      if (key === undefined || oldest === undefined || now - oldest.at < GIVE_WAY_MS) return false;
       this.begun.delete(key);
       oldest.cut();
     }
