@@ -298,6 +298,25 @@ test.serial('who is not authorized reads why; a verdict that closes for good is 
   await world.clock.run(5 * SECOND);
 });
 
+test.serial('a bound that is none is refused before anything is opened', async (t) => {
+  const world = new World();
+  const wrong = { code: 'ERR_INVALID_ARGUMENT' };
+  for (const [name, value] of [
+    ['connections', Number.NaN],
+    ['connectionsPerPeer', 0],
+    ['linksPerTenant', 1.5],
+    ['handshakes', 0],
+  ] as const) {
+    const error = await t.throwsAsync(world.accept('hub-1', { limits: { [name]: value } }), wrong);
+    t.true(error!.message.startsWith(`limits.${name} must be`), error!.message);
+  }
+  for (const name of ['handshakeTimeout', 'stallTimeout', 'controlBytes', 'highWater'] as const) {
+    for (const value of [0, -1, Number.NaN, Number.POSITIVE_INFINITY]) {
+      t.throws(() => world.dial({ [name]: value }), { ...wrong, message: new RegExp(`^${name} must be`) });
+    }
+  }
+});
+
 test.serial(
   'limits: connections in all, of one node, links of a tenant, handshakes: refused with the reason, and freed again',
   async (t) => {

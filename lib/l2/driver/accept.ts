@@ -77,6 +77,11 @@ class Acceptor implements LinkAcceptor, AcceptHandler, ConnectionEvents {
     private readonly resolved: ResolvedOptions,
   ) {
     this.limits = { ...DEFAULT_ACCEPT_LIMITS, ...options.limits };
+    for (const [name, value] of Object.entries(this.limits)) {
+      if (!Number.isInteger(value) || value < 1) {
+        throw new KubeBusError('ERR_INVALID_ARGUMENT', `limits.${name} must be a whole number from 1, not ${value}`);
+      }
+    }
     if (!isName(options.node)) throw new KubeBusError('ERR_INVALID_ARGUMENT', `node is no DNS label: ${options.node}`);
     resolved.random.fill(this.instance);
     this.turnAway = new TurnAway(resolved.clock);

@@ -1,6 +1,6 @@
 // Edge: a link that a peer dialled. It is gone with its last connection; the peer's next one is another link.
 
-import type { KubeBusError, Micros } from '../../core/index.js';
+import { type KubeBusError, type Micros, SECOND } from '../../core/index.js';
 import type { HelloInfo } from '../connection-machine.js';
 import type { GoodbyeInfo } from '../goodbye.js';
 import type { PeerIdentity } from '../transport.js';
@@ -8,12 +8,16 @@ import { BaseLink } from './base-link.js';
 import type { Connection, ConnectionEvents } from './connection.js';
 import type { ResolvedOptions } from './options.js';
 
+/** How long a connection that was replaced is still read: it is the node that closes it, once it has the new one. */
+const RETIRED: Micros = SECOND;
+
 export class AcceptedLink extends BaseLink {
   readonly instance: Uint8Array;
   readonly session: number;
   private readonly planned: number;
   private closing: KubeBusError | null = null;
   private probing: ((alive: boolean) => void)[] = [];
+  private readonly retired = new Set<Connection>();
 
   constructor(
     readonly peer: PeerIdentity,
@@ -39,6 +43,7 @@ export class AcceptedLink extends BaseLink {
       onWritable: () => this.onWritable(),
       onOver: (connection, reason) => {
         onOver(reason);
+        this.retired.delete(connection);
         this.removeConnection(connection);
         if (this.open.length === 0) this.gone(reason);
       },
@@ -79,16 +84,28 @@ export class AcceptedLink extends BaseLink {
   }
 
   private opened(connection: Connection): void {
-    // The node dialled this one again: the connection that it replaces is dead, though nothing was heard of that here.
     const before = this.open.find((c) => c.slot === connection.slot);
     this.addConnection(connection, this.planned);
-    before?.machine.fail('ERR_TRANSPORT', 'replaced by a new connection');
+    if (before !== undefined) this.retire(before);
     if (this.state === 'up') this.handler.onState('up');
     else this.state = 'up';
   }
 
+  /**
+   * The node dialled this one again: either it is dead, though nothing was heard of that here, or the node moves to a better way. Our
+   * hello on the new one and a goodbye on this one would race each other, and a node that reads the goodbye first has no link.
+   */
+  private retire(connection: Connection): void {
+    this.removeConnection(connection);
+    this.retired.add(connection);
+    this.clock.at(this.clock.now() + RETIRED, () =>
+      connection.machine.fail('ERR_TRANSPORT', 'replaced by a new connection'),
+    );
+  }
+
   private gone(reason: KubeBusError): void {
     if (this.state === 'closed') return;
+    for (const c of [...this.retired]) c.close(reason);
     this.onGone(this);
     this.setState('closed', this.closing ?? reason);
   }

@@ -93,15 +93,21 @@ export function resolveOptions(options: LinkOptions) {
     egress.maxFlows >= egress.flows && (egress.maxFlows & (egress.maxFlows - 1)) === 0,
     'egress.maxFlows must be a power of two, and not less than egress.flows',
   );
+  const { handshakeTimeout = 5_000 * MS, stallTimeout = 30 * SECOND } = options;
+  const { controlBytes = 8 * 1024 * 1024, highWater = DEFAULT_HIGH_WATER } = options;
+  // A bound that is no number would bound nothing.
+  for (const [name, value] of Object.entries({ handshakeTimeout, stallTimeout, controlBytes, highWater })) {
+    check(Number.isFinite(value) && value > 0, `${name} must be a number above 0, not ${value}`);
+  }
   check(egress.maxPackets > 0 && egress.quantum > 0, 'egress.maxPackets and egress.quantum must be above 0');
   const connection: ConnectionOptions = {
     clock,
     logger,
     buffers: sharedBuffers,
-    handshakeTimeout: options.handshakeTimeout ?? 5_000 * MS,
-    stallTimeout: options.stallTimeout ?? 30 * SECOND,
+    handshakeTimeout,
+    stallTimeout,
     streamBytes,
-    controlBytes: options.controlBytes ?? 8 * 1024 * 1024,
+    controlBytes,
     repair,
     egress,
     egressBudget: sharedBudget,
@@ -115,7 +121,7 @@ export function resolveOptions(options: LinkOptions) {
     offload: options.offload ?? true,
     partialChecksums: options.partialChecksums ?? true,
     keepalive,
-    highWater: options.highWater ?? DEFAULT_HIGH_WATER,
+    highWater,
     agent: options.agent ?? 'kubebus',
   };
 }
