@@ -17,6 +17,7 @@ import type { Native, NativeSecureContext } from '../native/loader.mjs';
 import { cloudIdentity, material, nodeIdentity } from './identity.js';
 import { checkLimits } from './limits.js';
 import { watchLocalAddress } from './local-address.js';
+import { verifyPinned } from './pinned.js';
 import { connectThroughProxy, parseProxy } from './proxy.js';
 import { CIPHERS, type Connected, type Credentials } from './tcp/connected.js';
 import { Handshakes } from './tcp/handshakes.js';
@@ -90,6 +91,8 @@ interface SecureDial {
   readonly unverified?: boolean;
 }
 
+let noCertificates: tls.SecureContext | undefined;
+
 /** A connected socket of Node's, after the TLS handshake where `secure` asks for one. */
 async function secured(
   host: string,
@@ -100,6 +103,9 @@ async function secured(
 ): Promise<net.Socket> {
   if (tunnel !== null && secure === undefined) return tunnel.setNoDelay(true);
   const { protocol, unverified = false, ...pem } = secure ?? {};
+  // Nobody's certificates, neither ours nor the ones that Node brings: the same for all.
+  const bare = unverified && pem.cert === undefined && pem.ca === undefined;
+  if (bare) noCertificates ??= tls.createSecureContext({ ca: [], minVersion: 'TLSv1.3', ciphers: CIPHERS });
   const socket =
     secure === undefined
       ? net.connect({ host, port, noDelay: true })
@@ -107,7 +113,7 @@ async function secured(
           host,
           port,
           ...(tunnel === null ? {} : { socket: tunnel }),
-          ...pem,
+          ...(bare ? { secureContext: noCertificates } : pem),
           ...(protocol === undefined ? {} : { ALPNProtocols: [protocol] }),
           rejectUnauthorized: !unverified,
           minVersion: 'TLSv1.3',
@@ -252,6 +258,9 @@ function cloudRefusal({ shown }: Connected): string | null {
   return cloudIdentity(shown!.fields) === null ? "it is not a cloud's (no kubebus-cloud: name in it)" : null;
 }
 
+/** `verify`: of an unverified one, once the CA is known: throws ERR_CERTIFICATE unless this session was opened by a cloud of that CA. */
+export type VerifiableSocket = tls.TLSSocket & { verify(ca: string): void };
+
 /**
  * Connects to a PortService of a cloud. Rejects with ERR_CONNECT or ERR_CERTIFICATE, and with ERR_JOIN_DISABLED when the port does
  * not offer the service.
@@ -261,7 +270,7 @@ export async function dialService(
   secure: SecureDial & { readonly protocol: string },
   signal: AbortSignal,
   proxy?: string,
-): Promise<tls.TLSSocket> {
+): Promise<VerifiableSocket> {
   const { host, port } = parseHostPort(address);
   const where = shownAs(host, port);
   const tunnel = proxy === undefined ? null : await connectThroughProxy(proxy, host, port, signal);
@@ -279,13 +288,17 @@ export async function dialService(
   if (secure.unverified !== true && cloudIdentity(socket.getPeerCertificate()) === null) {
     throw refuse(new KubeBusError('ERR_CERTIFICATE', `the certificate of ${where} is not a cloud's`));
   }
-  return socket;
+  return Object.assign(socket, { verify: (ca: string) => verifyPinned(socket, ca, host, where) });
 }
 
 /** dialService through a proxy, where there is one. */
 export const serviceDialer =
   (proxy?: string) =>
-  (address: string, secure: SecureDial & { readonly protocol: string }, signal: AbortSignal): Promise<tls.TLSSocket> =>
+  (
+    address: string,
+    secure: SecureDial & { readonly protocol: string },
+    signal: AbortSignal,
+  ): Promise<VerifiableSocket> =>
     dialService(address, secure, signal, proxy);
 
 async function listen(options: TcpOptions, handler: AcceptHandler): Promise<Listener> {

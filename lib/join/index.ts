@@ -9,7 +9,7 @@ import type { JoinAuthority, JoinAuthorityOptions } from './driver/authority.js'
 export { type AttemptLimits, DEFAULT_ATTEMPTS } from './attempts.js';
 export type { CloudAuthority, Outcast } from './authority.js';
 export type { CreatedToken, JoinAuthority, JoinAuthorityOptions } from './driver/authority.js';
-export { JoinRefused, type ServiceDialer } from './driver/client.js';
+export { JoinRefused, type ServiceDialer, type ServiceSocket } from './driver/client.js';
 export { type IdentityOptions, NodeIdentity } from './driver/identity.js';
 export {
   DEFAULT_LEDGER,

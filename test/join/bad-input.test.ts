@@ -10,9 +10,11 @@ import fc from 'fast-check';
 import type { KubeBusError } from '../../lib/core/index.js';
 import { KubeBusNode } from '../../lib/index.js';
 import type { ServiceDialer } from '../../lib/join/driver/client.js';
-import { type Authority, cloudNames, createAuthority, nodeNames, requestedKey } from '../../lib/join/driver/pki.js';
+import { type Authority, cloudNames, createAuthority, nodeNames } from '../../lib/join/driver/pki.js';
+import { createRequest, requestedKey } from '../../lib/join/driver/request.js';
 import { formatToken, JOIN_PROTOCOL, NodeIdentity, parseToken } from '../../lib/join/index.js';
 import {
+  decodeAnswer,
   decodeRequest,
   encodeAnswer,
   encodeRequest,
@@ -58,7 +60,6 @@ async function send(cloud: TestCloud, bytes: Uint8Array, secure: object = {}): P
   socket.on('error', () => {});
   const reader = new MessageReader();
   let answer: JoinAnswer | null = null;
-  const { decodeAnswer } = await import('../../lib/join/messages.js');
   // What is not a whole message would be waited for.
   const whole = bytes.length >= 4 && bytes.length >= 4 + Buffer.from(bytes).readUInt32BE(0);
   if (whole) socket.write(bytes);
@@ -123,18 +124,23 @@ test('the answer is lost after the token was used: the same node gets its certif
   const crash = new AbortController();
   const lossy: ServiceDialer = async (address, secure, signal) => {
     const socket = await dialService(address, secure, signal);
-    if (secure.unverified !== true) {
-      socket.pause();
-      socket.on = () => socket;
-      const check = () => {
-        if (record.used.length === 0) return setImmediate(check);
-        pulled++;
-        // The process dies with it.
-        crash.abort();
-        return socket.destroy();
-      };
-      check();
-    }
+    let requests = 0;
+    const write = socket.write.bind(socket);
+    socket.write = (bytes: string | Uint8Array) => {
+      // The second one is Enroll.
+      if (++requests === 2) {
+        socket.pause();
+        check();
+      }
+      return write(bytes);
+    };
+    const check = () => {
+      if (record.used.length === 0) return setImmediate(check);
+      pulled++;
+      // The process dies with it.
+      crash.abort();
+      return socket.destroy();
+    };
     return socket;
   };
   await t.throwsAsync(NodeIdentity.open({ stateDir, token: text, dial: lossy, signal: crash.signal }), {
@@ -155,9 +161,12 @@ async function impostor(
   ca: Authority,
   leafOf: Authority,
   answer: (request: JoinRequest) => Promise<JoinAnswer | Uint8Array>,
-): Promise<{ address: string; asked: JoinRequest[] }> {
-  const leaf = await leafOf.issue({ name: 'cloud', days: 1, names: cloudNames('cloud', ['127.0.0.1']), server: true });
+  what: Partial<Parameters<Authority['issue']>[0]> = {},
+): Promise<{ address: string; asked: JoinRequest[]; connections: () => number }> {
+  const names = cloudNames('cloud', ['127.0.0.1']);
+  const leaf = await leafOf.issue({ name: 'cloud', days: 1, names, server: true, ...what });
   const asked: JoinRequest[] = [];
+  let connections = 0;
   const transport = tcpTransport({
     listen: { host: '127.0.0.1', port: 0 },
     tls: { ...leaf, ca: ca.cert },
@@ -165,14 +174,20 @@ async function impostor(
       {
         protocol: JOIN_PROTOCOL,
         onSocket(socket: Duplex) {
-          const reader = new MessageReader();
+          connections++;
+          let reader = new MessageReader();
           socket.on('error', () => {});
           socket.on('data', (chunk: Buffer) => {
             const message = reader.push(chunk);
             if (message === null) return;
+            reader = new MessageReader();
             const request = decodeRequest(message);
             asked.push(request);
-            answer(request).then((a) => socket.end(a instanceof Uint8Array ? a : encodeAnswer(a)));
+            answer(request).then((a) => {
+              const bytes = a instanceof Uint8Array ? a : encodeAnswer(a);
+              if (request.type === 'describe') socket.write(bytes);
+              else socket.end(bytes);
+            });
           });
         },
       },
@@ -180,7 +195,7 @@ async function impostor(
   });
   const listener = await transport.listen({ onStream: (s) => s.destroy(), onRefused: (_c, _m, _r, g) => g?.destroy() });
   t.teardown(() => listener.close());
-  return { address: listener.address, asked };
+  return { address: listener.address, asked, connections: () => connections };
 }
 
 function tokenFor(ca: Authority, address: string): string {
@@ -194,12 +209,32 @@ function tokenFor(ca: Authority, address: string): string {
 
 test('somebody in between who shows the right CA but has no certificate of it never sees the secret', async (t) => {
   const [ca, mallory] = [await createAuthority('KubeBus CA', 1), await createAuthority('KubeBus CA', 1)];
-  const { address, asked } = await impostor(t, ca, mallory, async () => ({ type: 'description', authority: ca.der }));
-  await t.throwsAsync(joining(t, tokenFor(ca, address)), { code: 'ERR_CERTIFICATE', message: /not signed by our CA/ });
-  t.deepEqual(
-    asked.map((r) => r.type),
-    ['describe'],
-  );
+  const host = cloudNames('cloud', ['127.0.0.1']);
+  const yesterday = Date.now() - 2 * 86_400_000;
+  const cases: [Authority, RegExp, Parameters<typeof impostor>[4]][] = [
+    [mallory, /not signed by our CA/, {}],
+    [await createAuthority('Other', 1), /not signed by our CA/, {}],
+    // A node of ours, and whatever a node's certificate might say.
+    [ca, /key usage/, { server: false, names: nodeNames('acme', 'edge-1', []) }],
+    [ca, /key usage/, { server: false, names: host }],
+    [ca, /is not a cloud's/, { names: nodeNames('acme', 'edge-1', []) }],
+    [ca, /another host name/, { names: cloudNames('cloud', ['127.0.0.2']) }],
+    [ca, /has expired/, { now: yesterday }],
+  ];
+  for (const [leafOf, message, what] of cases) {
+    const { address, asked } = await impostor(
+      t,
+      ca,
+      leafOf,
+      async () => ({ type: 'description', authority: ca.der }),
+      what,
+    );
+    await t.throwsAsync(joining(t, tokenFor(ca, address)), { code: 'ERR_CERTIFICATE', message });
+    t.deepEqual(
+      asked.map((r) => r.type),
+      ['describe'],
+    );
+  }
 });
 
 test('what a cloud issues is checked: name, key, signature, CA, and that it answers what was asked', async (t) => {
@@ -239,10 +274,15 @@ test('what a cloud issues is checked: name, key, signature, CA, and that it answ
     ],
   ];
   for (const [code, message, answer] of cases) {
-    const { address } = await impostor(t, ca, ca, async (r) =>
+    const { address, asked, connections } = await impostor(t, ca, ca, async (r) =>
       r.type === 'describe' ? { type: 'description', authority: ca.der } : answer(r),
     );
     await t.throwsAsync(joining(t, tokenFor(ca, address), { node: 'edge-1' }), { code, message });
+    t.deepEqual(
+      asked.map((r) => r.type),
+      ['describe', 'enroll'],
+    );
+    t.is(connections(), 1, 'one connection for both');
   }
 });
 
@@ -264,6 +304,39 @@ test('renewing: without a certificate, with a foreign one, with one of a tenant 
   await expect('ERR_CERTIFICATE', await ca.issue({ name: 'x', days: 1, names: cloudNames('cloud', []) }));
   const two = [...nodeNames('acme', 'a', []), ...nodeNames('blue', 'a', [])];
   await expect('ERR_CERTIFICATE', await ca.issue({ name: 'x', days: 1, names: two }));
+});
+
+test('after Describe a connection is good for one Enroll, and requests do not overtake answers', async (t) => {
+  const cloud = await startCloud(t, await folder(t));
+  const talk = async (...requests: Uint8Array[]): Promise<JoinAnswer[]> => {
+    const socket = await dialService(cloud.address, { protocol: JOIN_PROTOCOL, unverified: true }, never);
+    const answers: JoinAnswer[] = [];
+    let reader = new MessageReader();
+    socket.write(requests.shift()!);
+    for await (const chunk of socket) {
+      const message = reader.push(chunk as Buffer);
+      if (message === null) continue;
+      answers.push(decodeAnswer(message));
+      reader = new MessageReader();
+      const next = requests.shift();
+      if (next !== undefined) socket.write(next);
+    }
+    return answers;
+  };
+  const describe = encodeRequest({ type: 'describe' });
+  const enroll = encodeRequest({
+    type: 'enroll',
+    token: new Uint8Array(8),
+    secret: new Uint8Array(24),
+    node: '',
+    suggestion: 'x',
+    request: createRequest().request,
+  });
+  const codes = (answers: JoinAnswer[]) => answers.map((a) => (a.type === 'refusal' ? a.code : a.type));
+  t.deepEqual(codes(await talk(describe, enroll)), ['description', 'ERR_TOKEN_UNKNOWN']);
+  for (const wrong of [describe, encodeRequest({ type: 'renew' })])
+    t.deepEqual(codes(await talk(describe, wrong)), ['description', 'ERR_JOIN_MALFORMED']);
+  t.deepEqual(codes(await talk(Buffer.concat([describe, enroll]))), ['ERR_JOIN_MALFORMED']);
 });
 
 test('ports that are no join service: plain TCP, a cloud without tokens, nobody', async (t) => {
@@ -311,8 +384,7 @@ test('fuzz: whatever a caller sends, it gets a refusal or nothing, and the cloud
         request,
       }),
     );
-  const { createRequest } = await import('../../lib/join/driver/pki.js');
-  const good = await createRequest();
+  const good = createRequest();
   const flipped = fc.tuple(fc.nat(), fc.integer({ min: 1, max: 255 })).map(([at, by]) => {
     const request = Uint8Array.from(good.request);
     request[at % request.length]! ^= by;
@@ -346,7 +418,6 @@ test('who says nothing is cut off in time, who fails often is shut out, and is t
   const socket = await dialService(cloud.address, { protocol: JOIN_PROTOCOL, unverified: true }, never);
   socket.write(Uint8Array.of(0, 0));
   const reader = new MessageReader();
-  const { decodeAnswer } = await import('../../lib/join/messages.js');
   let answer: JoinAnswer | null = null;
   for await (const chunk of socket) answer = decodeAnswer(reader.push(chunk as Buffer)!);
   t.like(answer, { type: 'refusal', code: 'ERR_JOIN_TIMEOUT' });

@@ -28,8 +28,8 @@ import {
   keyHash,
   nodeNames,
   openAuthority,
-  requestedKey,
 } from './pki.js';
+import { requestedKey } from './request.js';
 import { serveJoin } from './serve.js';
 
 const HOUR = 3600_000;

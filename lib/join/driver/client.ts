@@ -1,4 +1,5 @@
-// Edge: the node's side of joining: asks for the CA and compares its hash, enrolls with a token, renews with its certificate.
+// Edge: the node's side of joining: asks for the CA, compares its hash and enrolls with a token, all on one connection; renews with its
+// certificate.
 
 import { createHash, createPrivateKey, X509Certificate } from 'node:crypto';
 import type { Duplex } from 'node:stream';
@@ -13,12 +14,21 @@ import {
 } from '../messages.js';
 import { sameSecret, type Token } from '../token.js';
 
+/** A connection to a join service. */
+export interface ServiceSocket extends Duplex {
+  /**
+   * Of a connection dialled `unverified`: throws ERR_CERTIFICATE unless the certificate with which this very TLS session was opened is a
+   * cloud's, for the host that was dialled, valid now, and signed by `ca` (PEM). Until then nothing secret may be said on it.
+   */
+  verify(ca: string): void;
+}
+
 /** How a join service is reached: transports/tcp.ts has one. */
 export type ServiceDialer = (
   address: string,
   secure: { protocol: string; ca?: string; cert?: string; key?: string; unverified?: boolean },
   signal: AbortSignal,
-) => Promise<Duplex>;
+) => Promise<ServiceSocket>;
 
 export interface Certified {
   readonly tenant: string;
@@ -50,36 +60,26 @@ export class JoinRefused extends KubeBusError {
 export class JoinClient {
   constructor(private readonly options: JoinClientOptions) {}
 
-  /** The CA's certificate (PEM) if its hash is the token's; otherwise ERR_CA_MISMATCH. Nothing secret is said on the way. */
-  async authority(address: string, token: Token, signal: AbortSignal): Promise<string> {
-    const answer = await this.exchange(address, { unverified: true }, { type: 'describe' }, signal);
-    if (answer.type !== 'description') throw unexpected();
-    const hash = createHash('sha256').update(answer.authority).digest();
-    if (!sameSecret(hash, token.authority)) {
-      throw new KubeBusError(
-        'ERR_CA_MISMATCH',
-        `the CA of ${address} has the hash ${hash.toString('hex').slice(0, 16)}..., the token wants ${Buffer.from(token.authority).toString('hex').slice(0, 16)}...`,
-        { side: 'remote' },
-      );
-    }
-    return parse(answer.authority).toString();
-  }
-
-  /** `ca`: what `authority` returned. The secret is sent only after the certificate of `address` was verified against it. */
-  async enroll(
+  /**
+   * Throws ERR_CA_MISMATCH where the cloud's CA is not the token's. The secret is sent only after the hash of the CA was compared with the
+   * token's, and the certificate of this very connection verified against that CA.
+   */
+  enroll(
     address: string,
-    ca: string,
     ask: { token: Token; node: string; suggestion: string; request: Uint8Array; key: string },
     signal: AbortSignal,
   ): Promise<Certified> {
-    const { token, node, suggestion, request } = ask;
-    const answer = await this.exchange(
-      address,
-      { ca },
-      { type: 'enroll', token: token.id, secret: token.secret, node, suggestion, request },
-      signal,
-    );
-    return checked(answer, ca, ask.key, node === '' ? {} : { node });
+    const { token, node, suggestion, request, key } = ask;
+    return this.conversation(address, { unverified: true }, signal, async (exchange, socket) => {
+      const described = await exchange({ type: 'describe' });
+      if (described.type !== 'description') throw unexpected();
+      const authority = pinned(described.authority, token, address);
+      const ca = authority.toString();
+      socket.verify(ca);
+      const { id, secret } = token;
+      const answer = await exchange({ type: 'enroll', token: id, secret, node, suggestion, request });
+      return checked(answer, { authority, ca, key }, node === '' ? {} : { node });
+    });
   }
 
   async renew(
@@ -88,25 +88,33 @@ export class JoinClient {
     signal: AbortSignal,
   ): Promise<Certified> {
     const { certificate: cert, key, authority: ca, tenant, node } = held;
-    const answer = await this.exchange(address, { ca, cert, key }, { type: 'renew' }, signal);
-    return checked(answer, ca, key, { tenant, node });
+    return this.conversation(address, { ca, cert, key }, signal, async (exchange) => {
+      const answer = await exchange({ type: 'renew' });
+      return checked(answer, { authority: new X509Certificate(ca), ca, key }, { tenant, node });
+    });
   }
 
-  private async exchange(
+  /** One connection: each request of `talk` gets its answer, a refusal as the error that it is. */
+  private async conversation(
     address: string,
     secure: { ca?: string; cert?: string; key?: string; unverified?: boolean },
-    request: JoinRequest,
     signal: AbortSignal,
-  ): Promise<JoinAnswer> {
+    talk: (exchange: (request: JoinRequest) => Promise<JoinAnswer>, socket: ServiceSocket) => Promise<Certified>,
+  ): Promise<Certified> {
     const { clock, dial, timeout = 15 * SECOND } = this.options;
     const late = new AbortController();
     const timer = clock.at(clock.now() + timeout, () => late.abort());
     const ends = AbortSignal.any([signal, late.signal]);
+    let socket: ServiceSocket | null = null;
     try {
-      const socket = await dial(address, { protocol: JOIN_PROTOCOL, ...secure }, ends);
-      const answer = await ask(socket, encodeRequest(request), ends);
-      if (answer.type === 'refusal') throw refusal(answer);
-      return answer;
+      const open = await dial(address, { protocol: JOIN_PROTOCOL, ...secure }, ends);
+      socket = open;
+      const exchange = async (request: JoinRequest) => {
+        const answer = await ask(open, encodeRequest(request), ends);
+        if (answer.type === 'refusal') throw refusal(answer);
+        return answer;
+      };
+      return await talk(exchange, open);
     } catch (error) {
       if (signal.aborted) throw new KubeBusError('ERR_ABORTED', 'joining was aborted', { cause: signal.reason });
       if (late.signal.aborted)
@@ -114,46 +122,65 @@ export class JoinClient {
       throw error;
     } finally {
       timer.cancel();
+      socket?.on('error', () => {});
+      socket?.destroy();
     }
   }
 }
 
+/** Writes one request and reads one answer. */
 function ask(socket: Duplex, request: Uint8Array, signal: AbortSignal): Promise<JoinAnswer> {
   return new Promise((resolve, reject) => {
     const reader = new MessageReader();
-    const aborted = () => settle(new Error('aborted'));
     const settle = (error: Error | null, answer?: JoinAnswer) => {
       signal.removeEventListener('abort', aborted);
-      socket.removeAllListeners('data');
-      socket.destroy();
+      socket.off('data', onData).off('error', gone).off('close', onClose);
       if (error === null) resolve(answer!);
       else reject(error);
     };
-    socket.on('data', (chunk: Buffer) => {
+    const aborted = () => settle(new Error('aborted'));
+    const onData = (chunk: Buffer) => {
       try {
         const message = reader.push(chunk);
         if (message !== null) settle(null, decodeAnswer(message));
       } catch (error) {
         settle(error as Error);
       }
-    });
+    };
     const gone = (cause?: Error) =>
       settle(
         new KubeBusError('ERR_CONNECT', 'the cloud closed the connection without an answer', { side: 'remote', cause }),
       );
-    socket.on('error', gone);
-    socket.once('close', () => gone());
+    const onClose = () => gone();
+    socket.on('data', onData).on('error', gone).on('close', onClose);
     signal.addEventListener('abort', aborted);
     if (signal.aborted) return aborted();
+    if (socket.destroyed) return gone();
     socket.write(request);
   });
 }
 
+/** The CA's certificate, if its hash is the token's. */
+function pinned(der: Uint8Array, token: Token, address: string): X509Certificate {
+  const hash = createHash('sha256').update(der).digest();
+  if (sameSecret(hash, token.authority)) return parse(der);
+  const [theirs, ours] = [hash, Buffer.from(token.authority)].map((bytes) => bytes.toString('hex').slice(0, 16));
+  throw new KubeBusError(
+    'ERR_CA_MISMATCH',
+    `the CA of ${address} has the hash ${theirs}..., the token wants ${ours}...`,
+    { side: 'remote' },
+  );
+}
+
 /** The certificate is for our key, from our CA, for the name we want, and says what a link will say. */
-function checked(answer: JoinAnswer, ca: string, key: string, wanted: { tenant?: string; node?: string }): Certified {
+function checked(
+  answer: JoinAnswer,
+  ours: { authority: X509Certificate; ca: string; key: string },
+  wanted: { tenant?: string; node?: string },
+): Certified {
   if (answer.type !== 'issued') throw unexpected();
+  const { authority, ca, key } = ours;
   const cert = parse(answer.certificate);
-  const authority = new X509Certificate(ca);
   const wrong = (what: string) =>
     new KubeBusError('ERR_CERTIFICATE', `the certificate that the cloud issued ${what}`, { side: 'remote' });
   if (!authority.raw.equals(answer.authority)) throw wrong('comes with another CA than the one that was pinned');

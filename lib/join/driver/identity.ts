@@ -70,6 +70,8 @@ export class NodeIdentity {
   private failures = 0;
   private lastAttempt = Number.NEGATIVE_INFINITY;
   private stored!: Stored;
+  /** When the stored certificate ends. Milliseconds since the epoch. */
+  private ends = 0;
 
   /**
    * The identity in `stateDir`; joins with the token if there is none. Waits for a cloud that cannot be reached, until `signal`. Throws
@@ -129,7 +131,7 @@ export class NodeIdentity {
 
   /** Milliseconds since the epoch. */
   get expires(): number {
-    return expiry(this.stored);
+    return this.ends;
   }
 
   /** For the transport. */
@@ -173,6 +175,7 @@ export class NodeIdentity {
       return this.join(token);
     }
     this.stored = held;
+    this.ends = expiry(held);
     if (token !== null && toHex(token.id) !== held.token) {
       try {
         return await this.join(token);
@@ -201,9 +204,9 @@ export class NodeIdentity {
     const state = await StateFile.open({ path, clock: this.clock, logger: this.logger });
     let pending = state.initial as { token: string; key: string; request: string } | null;
     if (pending?.token !== id || typeof pending.key !== 'string' || typeof pending.request !== 'string') {
-      // The certificate library is large: only who joins loads it.
-      const { createRequest } = await import('./pki.js');
-      const made = await createRequest();
+      // Only who joins loads the library for it.
+      const { createRequest } = await import('./request.js');
+      const made = createRequest();
       const fresh = { token: id, key: made.key, request: Buffer.from(made.request).toString('base64') };
       pending = fresh;
       state.save(() => fresh);
@@ -214,11 +217,9 @@ export class NodeIdentity {
     const request = Buffer.from(pending.request, 'base64');
     const { node = '' } = this.options;
     const certified = await this.persist(() =>
-      this.eachAddress(token.addresses, async (address) => {
-        const authority = await this.client.authority(address, token, this.signal);
-        const ask = { token, node, suggestion: suggestion(), request, key };
-        return this.client.enroll(address, authority, ask, this.signal);
-      }),
+      this.eachAddress(token.addresses, (address) =>
+        this.client.enroll(address, { token, node, suggestion: suggestion(), request, key }, this.signal),
+      ),
     );
     const addresses = certified.addresses.length > 0 ? certified.addresses : token.addresses;
     await this.keep({ ...certified, addresses }, key, id);
@@ -282,8 +283,9 @@ export class NodeIdentity {
 
   private async keep(certified: Certified, key: string, token: string): Promise<void> {
     const now = this.date();
+    this.ends = expiry(certified);
     // Two thirds, and not all devices of an image in the same minute.
-    const renewAt = now + (expiry(certified) - now) * (0.6 + this.random.float() / 10);
+    const renewAt = now + (this.ends - now) * (0.6 + this.random.float() / 10);
     const stored: Stored = { version: 1, ...certified, key, token, renewAt };
     this.stored = stored;
     this.state.save(() => stored);

@@ -1,28 +1,16 @@
 // Edge: a small certificate authority: `kubebus ca`, and the cloud that signs its own nodes. ASN.1 is @peculiar/x509's.
 
 import 'reflect-metadata';
-import {
-  createHash,
-  createPrivateKey,
-  createPublicKey,
-  randomBytes,
-  sign,
-  verify,
-  webcrypto,
-  X509Certificate,
-} from 'node:crypto';
+import { createHash, createPrivateKey, randomBytes, sign, webcrypto, X509Certificate } from 'node:crypto';
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { isIP } from 'node:net';
 import { join } from 'node:path';
-import { CertificationRequest } from '@peculiar/asn1-csr';
 import { AsnConvert, OctetString } from '@peculiar/asn1-schema';
 import * as asn1 from '@peculiar/asn1-x509';
 import * as x509 from '@peculiar/x509';
-import { KubeBusError } from '../../core/index.js';
+import { ECDSA_SHA256 } from './request.js';
 
 const ALGORITHM = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' } as const;
-/** RFC 5758 §3.2: ecdsa-with-SHA256. */
-const ECDSA_SHA256 = '1.2.840.10045.4.3.2';
 const DAY = 24 * 3600 * 1000;
 /** Certificates begin a little in the past: the clocks of edges differ. */
 const SKEW = 5 * 60 * 1000;
@@ -149,39 +137,6 @@ function authority(ca: x509.X509Certificate, key: string): Authority {
       }
     },
   };
-}
-
-/** A key that nobody else has yet, and the request (PKCS #10, RFC 2986) that has it certified. */
-export async function createRequest(): Promise<{ key: string; request: Uint8Array }> {
-  const keys = await webcrypto.subtle.generateKey(ALGORITHM, true, ['sign', 'verify']);
-  const request = await x509.Pkcs10CertificateRequestGenerator.create({
-    name: 'CN=kubebus',
-    keys,
-    signingAlgorithm: ALGORITHM,
-  });
-  return { key: await keyPem(keys.privateKey), request: new Uint8Array(request.rawData) };
-}
-
-/**
- * The key in a request (its SubjectPublicKeyInfo), whose sender has proved to have it. Names in it count for nothing: the cloud knows what it
- * grants. Throws ERR_JOIN_MALFORMED.
- */
-export function requestedKey(der: Uint8Array): Uint8Array {
-  try {
-    const request = AsnConvert.parse(der, CertificationRequest);
-    const spki = Buffer.from(AsnConvert.serialize(request.certificationRequestInfo.subjectPKInfo));
-    const key = createPublicKey({ key: spki, format: 'der', type: 'spki' });
-    const signed = Buffer.from(request.certificationRequestInfoRaw ?? new ArrayBuffer(0));
-    const good =
-      key.asymmetricKeyType === 'ec' &&
-      key.asymmetricKeyDetails?.namedCurve === 'prime256v1' &&
-      request.signatureAlgorithm.algorithm === ECDSA_SHA256 &&
-      verify('sha256', signed, key, Buffer.from(request.signature));
-    if (good) return new Uint8Array(spki);
-  } catch (cause) {
-    throw new KubeBusError('ERR_JOIN_MALFORMED', 'the certificate request cannot be read', { cause });
-  }
-  throw new KubeBusError('ERR_JOIN_MALFORMED', 'the certificate request is not signed with a P-256 key of its own');
 }
 
 /** Names a key in records: SHA-256 of its SubjectPublicKeyInfo, hexadecimal. */

@@ -1,4 +1,5 @@
-// Edge: one caller of the join service: one request in, one answer out, bounded in bytes and time.
+// Edge: one caller of the join service: one request, or Describe and then Enroll, each answered before the next is read; bounded in bytes
+// and time.
 
 import type { Duplex } from 'node:stream';
 import { type Clock, KubeBusError, type Logger, type Micros, SECOND } from '../../core/index.js';
@@ -43,6 +44,7 @@ export function serveJoin(socket: Duplex, peer: ServicePeer, options: ServeOptio
   };
   socket.on('error', () => {});
   const timer = clock.at(clock.now() + options.timeout, () => {
+    end(true);
     refuse(new KubeBusError('ERR_JOIN_TIMEOUT', 'the request did not come in time', { side: 'remote' }));
   });
   const wait = attempts.begin(clock.now(), address);
@@ -54,22 +56,32 @@ export function serveJoin(socket: Duplex, peer: ServicePeer, options: ServeOptio
   socket.once('close', () => {
     over = true;
     timer.cancel();
-    // A caller that goes away without a request has failed; one whose answer is being made has not.
-    if (!working) end(true);
+    // A caller that goes away without a request has failed; one whose answer is being made, or that looked at the CA only, has not.
+    if (!working) end(!described);
   });
   let working = false;
-  const reader = new MessageReader();
+  let described = false;
+  let reader = new MessageReader();
   const onData = (chunk: Buffer) => {
     if (over || working) return;
     try {
       const message = reader.push(chunk);
       if (message === null) return;
       const request = decodeRequest(message);
+      if (described && request.type !== 'enroll')
+        throw new KubeBusError('ERR_JOIN_MALFORMED', 'after Describe there is only Enroll on a connection');
       working = true;
       options.answer(request).then(
         (answer) => {
-          end(false);
-          finish(answer);
+          if (request.type !== 'describe') {
+            end(false);
+            return finish(answer);
+          }
+          described = true;
+          working = false;
+          reader = new MessageReader();
+          if (over) end(false);
+          else socket.write(encodeAnswer(answer));
         },
         (error: unknown) => {
           end(!BLAMELESS.has(asError(error, logger).code));
