@@ -108,7 +108,11 @@ export class Tenant {
       onRecord,
       // Each increment goes to every node, so the more there are the rarer it is: what a storm of joins costs grows with the nodes, not
       // with their square.
-      defer: (fn) => routes.soon(fn),
+      defer: (fn) =>
+        routes.soon(() => {
+          fn();
+          this.deadline.update();
+        }),
       deferNames: (fn) => names.soon(fn),
       ...(options.tun ? { onPrefixes: ({ added, removed }) => this.network?.routes(added, removed) } : {}),
       logger,
@@ -155,7 +159,10 @@ export class Tenant {
       vrf: this.vrf,
       link,
       clock: this.clock,
-      onControl: (message) => session?.handleControl(this.clock.now(), message),
+      onControl: (message) => {
+        session?.handleControl(this.clock.now(), message);
+        this.deadline.update();
+      },
       onState: (state, reason) => {
         if (state !== 'closed') return;
         this.account();

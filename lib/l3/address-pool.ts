@@ -27,6 +27,8 @@ interface Pool {
   readonly first: number;
   readonly end: number;
   next: number;
+  /** A search found nothing, and nothing was given back since. */
+  full: boolean;
 }
 
 export class AddressPool {
@@ -142,6 +144,7 @@ export class AddressPool {
     this.nodes.delete(node);
     const keep = new Set((this.reserved.get(node) ?? []).map(addressKey));
     for (const address of had) if (!keep.has(addressKey(address))) this.owners.delete(addressKey(address));
+    for (const pool of this.pools) pool.full = false;
     this.revision++;
     return true;
   }
@@ -186,12 +189,14 @@ export class AddressPool {
 
   private nextFree(pools: readonly Pool[]): Uint8Array | undefined {
     for (const pool of pools) {
+      if (pool.full) continue;
       // From where the last search ended, so that an address just given back rests as long as possible.
       for (let tried = pool.end - pool.first; tried > 0; tried--) {
         const address = addressAt(pool.prefix, pool.next);
         pool.next = pool.next + 1 < pool.end ? pool.next + 1 : pool.first;
         if (!this.owners.has(addressKey(address))) return address;
       }
+      pool.full = true;
     }
     return undefined;
   }
@@ -221,7 +226,7 @@ function makePool(prefix: Prefix): Pool {
   const v4 = prefix.address.length === 4;
   const first = hostBits >= 2 ? 1 : 0;
   const end = v4 && hostBits >= 2 ? size - 1 : size;
-  return { prefix, first, end, next: first };
+  return { prefix, first, end, next: first, full: false };
 }
 
 function addressAt(prefix: Prefix, offset: number): Uint8Array {

@@ -38,6 +38,13 @@ export interface CloudControlOptions {
   readonly logger?: Logger;
 }
 
+/** Routes of a set that count as one message where sets are held to the same rate: to check and spread one costs the cloud some 20 us. */
+const ROUTES_PER_TOKEN = 16;
+/** The part of a burst that a further Register costs, for it is answered with all that the tenant has. */
+const REGISTER_SHARE = 1 / 4;
+/** Lines of a log for the refusals of one set of routes. */
+const REFUSAL_LINES = 8;
+
 /** What one node would like to originate but may not. */
 interface Refused {
   readonly code: L3ErrorCode;
@@ -54,6 +61,7 @@ export class CloudControl {
     unknown: 0,
     tooLong: 0,
     rateLimited: 0,
+    setsLate: 0,
     refusedRoutes: 0,
     updates: 0,
   };
@@ -76,6 +84,10 @@ export class CloudControl {
   private snapshot: { revision: number; messages: Uint8Array[] } | null = null;
   /** What changed since the last flush, by prefix and node; null: withdrawn. */
   private readonly changes = new Map<string, { route: Route; withdrawn: boolean }>();
+  /** Nodes whose last set waits, with the time until which it does. */
+  private readonly late = new Map<Session, Micros>();
+  /** When somebody called last. */
+  private time: Micros = 0;
   private scheduled = false;
   private recheck = false;
 
@@ -114,24 +126,28 @@ export class CloudControl {
   nodeUp(now: Micros, up: NodeUp): NodeSession {
     const before = this.sessions.get(up.node);
     if (before !== undefined) this.down(now, before);
-    const session = new Session(this, up, new TokenBucket(this.limits.messagesPerSecond, this.limits.messageBurst));
+    const bucket = () => new TokenBucket(this.limits.messagesPerSecond, this.limits.messageBurst);
+    const session = new Session(this, up, bucket(), bucket());
     this.sessions.set(up.node, session);
     return session;
   }
 
   /** Ends the holds that are over. */
   handleTimeout(now: Micros): void {
+    this.time = now;
     for (const [node, until] of this.held) {
       if (until > now) continue;
       this.held.delete(node);
       this.withdrawAll(node);
     }
+    for (const [session, at] of this.late) if (at <= now) this.applySoon(session);
   }
 
   /** When handleTimeout is wanted next. */
   pollDeadline(): Micros {
     let deadline: Micros = NEVER;
     for (const until of this.held.values()) deadline = Math.min(deadline, until);
+    for (const at of this.late.values()) deadline = Math.min(deadline, at);
     return deadline;
   }
 
@@ -144,7 +160,9 @@ export class CloudControl {
     this.names.set(node, []);
     this.onRecord();
     // Somebody may have been waiting for the place.
-    for (const session of this.sessions.values()) if (session.waiting !== null) this.register(session, session.waiting);
+    for (const session of this.sessions.values()) {
+      if (session.waiting !== null) this.register(this.time, session, session.waiting);
+    }
     return true;
   }
 
@@ -164,11 +182,15 @@ export class CloudControl {
     if (message === null) {
       this.counters.malformed++;
       this.logger.warn({ tenant: this.tenant, node: session.node }, 'malformed control message');
-    } else if (message.type === 'register') this.register(session, message.addresses, message.names);
-    else if (message.type === 'advertise') {
+    } else if (message.type === 'register') {
+      const { messageBurst } = this.limits;
+      const again = session.registered ? messageBurst * REGISTER_SHARE : 0;
+      if (session.bucket.take(now, again)) this.register(now, session, message.addresses, message.names);
+      else this.counters.rateLimited++;
+    } else if (message.type === 'advertise') {
       // A set is only meaningful from a node that has its addresses, or waits for them.
       if (!session.registered && session.waiting === null) this.counters.unexpected++;
-      else this.advertise(session, message.routes, message.more);
+      else this.advertise(now, session, message.routes, message.more);
     } else if (message.type === 'unknown') this.counters.unknown++;
     else this.counters.unexpected++;
   }
@@ -176,6 +198,7 @@ export class CloudControl {
   down(now: Micros, session: Session): void {
     if (this.sessions.get(session.node) !== session) return;
     this.sessions.delete(session.node);
+    this.late.delete(session);
     this.names.remove(session);
     // The VRF's routes go with the port; what is held is only the announcement, so that a short break is no storm.
     for (const route of session.routes) this.unprogram(session.port, route);
@@ -198,7 +221,8 @@ export class CloudControl {
     this.vrf.routes.remove({ prefix: route.prefix, port: port.id, origin: 'advertised', node: route.node });
   }
 
-  private register(session: Session, wanted: readonly Uint8Array[], names?: NamesKnown): void {
+  private register(now: Micros, session: Session, wanted: readonly Uint8Array[], names?: NamesKnown): void {
+    this.time = now;
     const before = this.pool.revision;
     try {
       this.unassign(session);
@@ -236,10 +260,10 @@ export class CloudControl {
     // What is not yet flushed may be in the snapshot already; the increment that follows repeats it, which changes nothing.
     for (const message of this.encodedSnapshot()) session.send(message);
     this.names.add(session, names);
-    if (session.wanted.length > 0) this.apply(session);
+    if (session.wanted.length > 0) this.applySoon(session);
   }
 
-  private advertise(session: Session, routes: readonly Route[], more: boolean): void {
+  private advertise(now: Micros, session: Session, routes: readonly Route[], more: boolean): void {
     session.wantedTotal += routes.length;
     // Keeps one more than allowed, so that the limit is noticed; the rest of a hostile set is not kept.
     const room = this.limits.routesPerNode + 1 - session.pending.length;
@@ -251,7 +275,17 @@ export class CloudControl {
     session.wantedTotal = 0;
     if (!session.registered) return;
     this.held.delete(session.node);
-    this.apply(session);
+    this.time = now;
+    this.applySoon(session);
+  }
+
+  /** Now, or when this node has not had more than its share of the cloud's time: then the last set that it told counts. */
+  private applySoon(session: Session): void {
+    const cost = Math.min(this.limits.messageBurst, (session.wanted.length + session.routes.length) / ROUTES_PER_TOKEN);
+    this.late.delete(session);
+    if (session.sets.take(this.time, cost)) return this.apply(session);
+    this.counters.setsLate++;
+    this.late.set(session, this.time + session.sets.wait(cost));
   }
 
   /** Makes the session's accepted routes what of `wanted` may be. */
@@ -318,10 +352,20 @@ export class CloudControl {
     session.toldRefused = changed;
     this.counters.refusedRoutes += refused.length + beyond;
     const groups = new Map<string, Refused[]>();
-    for (const r of refused) groups.set(r.code + r.message, [...(groups.get(r.code + r.message) ?? []), r]);
+    for (const r of refused) {
+      const group = groups.get(r.code + r.message);
+      if (group === undefined) groups.set(r.code + r.message, [r]);
+      else group.push(r);
+    }
+    let lines = 0;
     for (const group of groups.values()) {
       const { code, message } = group[0]!;
-      this.logger.warn({ tenant: this.tenant, node: session.node, code }, message);
+      const more = groups.size - REFUSAL_LINES;
+      if (++lines < REFUSAL_LINES || more <= 0)
+        this.logger.warn({ tenant: this.tenant, node: session.node, code }, message);
+      else if (lines === REFUSAL_LINES) {
+        this.logger.warn({ tenant: this.tenant, node: session.node, code }, `${message}, and ${more} more`);
+      }
       const prefixes = group.map((r) => r.prefix);
       session.send(encodeControl({ type: 'refusal', code, message, prefixes }));
     }
@@ -360,7 +404,7 @@ export class CloudControl {
     if (this.recheck) {
       // What one node withdrew may be what stood in another's way.
       this.recheck = false;
-      for (const session of this.sessions.values()) if (session.retry) this.apply(session);
+      for (const session of this.sessions.values()) if (session.retry) this.applySoon(session);
     }
     this.flushRoutes();
   }
@@ -425,7 +469,9 @@ class Session implements NodeSession {
   constructor(
     private readonly control: CloudControl,
     private readonly up: NodeUp,
+    /** Its messages, and its sets of routes. */
     readonly bucket: TokenBucket,
+    readonly sets: TokenBucket,
   ) {
     this.node = up.node;
     this.port = up.port;

@@ -22,7 +22,10 @@ export interface ControlLimits {
   readonly nameBytesPerTurn: number;
   /** Bytes of one control message, either way. **Default:** 65536, the most L2 carries. */
   readonly messageBytes: number;
-  /** Control messages taken from one peer per second on average, and at once; beyond: counted and ignored. **Default:** 50 and 200. */
+  /**
+   * Control messages taken from one peer per second on average, and at once; beyond: counted and ignored. A repeated Register counts as a
+   * quarter of a burst; sets of routes are held to the same rate, 16 routes as one message, but wait instead, and the last one counts. **Default:** 50 and 200.
+   */
   readonly messagesPerSecond: number;
   readonly messageBurst: number;
 }

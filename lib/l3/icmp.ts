@@ -57,14 +57,19 @@ export class TokenBucket {
     this.tokens = burst;
   }
 
-  take(now: Micros): boolean {
+  take(now: Micros, cost = 1): boolean {
     if (this.last !== null && now > this.last) {
       this.tokens = Math.min(this.burst, this.tokens + ((now - this.last) * this.perSecond) / SECOND);
     }
     this.last = now;
-    if (this.tokens < 1) return false;
-    this.tokens--;
+    if (this.tokens < cost) return false;
+    this.tokens -= cost;
     return true;
+  }
+
+  /** After a `take` that failed: how long until one of this cost can succeed. */
+  wait(cost: number): Micros {
+    return Math.ceil(((Math.min(cost, this.burst) - this.tokens) * SECOND) / this.perSecond);
   }
 }
 

@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import test from 'ava';
-import { SECOND } from '../../lib/core/index.js';
+import { MS, SECOND } from '../../lib/core/index.js';
 import { formatPrefix, parseAddress, parsePrefix } from '../../lib/l3/address.js';
 import { decodeControl, encodeControl } from '../../lib/l3/control-codec.js';
 import { Router } from '../../lib/l3/router.js';
@@ -203,11 +203,58 @@ test('messages that are too long, too many, malformed, unknown or out of place a
   send(Uint8Array.of(0x7a, 0x00)); // field 15: a message of a later version
   t.is(acme.control.counters.unknown, 1);
   for (let i = 0; i < 40; i++) send(encodeControl({ type: 'register', addresses: [] }));
-  t.is(acme.control.counters.rateLimited, 40 - (20 - 4));
+  // 16 of the burst are left; the first one costs 1, all others 1 and a quarter of the burst.
+  t.is(acme.control.counters.rateLimited, 40 - 3);
   world.run(SECOND);
   send(encodeControl({ type: 'register', addresses: [] }));
-  t.is(acme.control.counters.rateLimited, 24 + 2, 'the node’s own Register and Advertise came in between');
+  t.is(acme.control.counters.rateLimited, 37 + 2, 'the node’s own Register and Advertise came in between');
   t.deepEqual(acme.control.routes, []);
+});
+
+test('sets of routes that come too fast wait; the last one counts, also where another’s withdrawal asks for it', (t) => {
+  const lines: string[] = [];
+  const logger = { debug() {}, info() {}, error() {}, warn: (_: object, text: string) => void lines.push(text) };
+  const limits = { messagesPerSecond: 10, messageBurst: 50 };
+  const { world, acme } = cloud({ limits, logger: logger as never });
+  const other = acme.node('other', { allowed: ['10.9.0.0/16'] }).up();
+  const evil = acme.node('evil', { allowed: ['10.1.0.0/16', '10.9.0.0/16'] }).up();
+  world.run();
+  advertise(other, '10.9.0.0/24');
+  // 100 routes each, none of which stays: 12 or 13 of the 50 each time.
+  const set = (round: number) => [...Array(100).keys()].map((i) => `10.1.${round}.${i}/32`);
+  for (let round = 0; round < 20; round++) {
+    world.run(MS);
+    advertise(evil, ...set(round), '10.9.0.0/16');
+    world.run(10 * MS);
+  }
+  const { counters } = acme.control;
+  t.is(counters.rateLimited, 0);
+  t.true(counters.setsLate >= 15, `${counters.setsLate} waited`);
+  const rounds = new Set(acme.control.routes.map((r) => r.prefix.address[2]));
+  t.false(rounds.has(19), 'the last set waits');
+  // What a withdrawal of another's may make possible is no way around it.
+  const before = counters.setsLate;
+  for (let i = 0; i < 5; i++) {
+    advertise(other, ...(i % 2 === 0 ? [] : ['10.9.0.0/24']));
+    world.run(10 * MS);
+  }
+  t.true(counters.setsLate > before);
+  const at = acme.control.pollDeadline();
+  t.true(at > world.now() && at < world.now() + 3 * SECOND);
+  world.run(at - world.now());
+  acme.control.handleTimeout(world.now());
+  world.run();
+  const now = acme.control.routes.filter((r) => r.node === 'evil').map((r) => formatPrefix(r.prefix));
+  t.deepEqual(new Set(now), new Set([...set(19), '10.9.0.0/16']));
+  t.is(acme.control.pollDeadline(), Number.POSITIVE_INFINITY);
+  // Of a thousand refusals a log shows some, and how many more there were.
+  lines.length = 0;
+  advertise(evil, ...[...Array(40).keys()].map((i) => `10.80.0.${i}/32`));
+  world.run(10 * SECOND);
+  acme.control.handleTimeout(world.now());
+  world.run();
+  t.is(lines.length, 8);
+  t.regex(lines[7]!, /^10\.80\.0\.7\/32 is not among the allowed prefixes .*, and 32 more$/);
 });
 
 test('what decodes is legal: host bits, lengths, kinds and address sizes are checked', (t) => {
