@@ -27,6 +27,8 @@ export interface EgressOptions {
   readonly interval: Micros;
   /** Bytes that a flow may send per round. **Default:** 65,600: one super-packet. */
   readonly quantum: number;
+  /** Of the hash of flows. **Default:** a random one. */
+  readonly seed?: number;
 }
 
 /** Bytes in all queues that share it; above `maxBytes` each queue is held to `SCARCE_BYTES`. */
@@ -158,7 +160,7 @@ export class EgressQueue {
     this.lens[entry] = total;
     this.times[entry] = now;
     this.nexts[entry] = NONE;
-    const flow = this.queueOf(flowHash(slab.bytes, off, total - HEADER));
+    const flow = this.queueOf(flowHash(slab.bytes, off, total - HEADER, this.options.seed));
     const f = this.flows!;
     if (f.head[flow] === NONE) f.head[flow] = entry;
     else this.nexts[f.tail[flow]!] = entry;

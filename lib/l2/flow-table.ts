@@ -5,6 +5,9 @@ export const NONE = -1;
 /** Queues in a set. */
 const WAYS = 8;
 
+/** Queues that one search for the fattest looks at. */
+const LOOK = 256;
+
 export class FlowTable {
   /** First and last packet of the queue. */
   readonly head: Int32Array;
@@ -23,6 +26,9 @@ export class FlowTable {
   /** After `doubled`: where each queue went. */
   movedTo = new Int32Array(0);
   private readonly ways: number;
+  // Where the next search for the fattest goes on, and what the last one found.
+  private looked = 0;
+  private fat = 0;
   private readonly owned: Uint8Array;
   private readonly owner: Uint32Array;
 
@@ -65,13 +71,20 @@ export class FlowTable {
     return this.setOf(hash) + ((hash >>> 16) & (this.ways - 1));
   }
 
-  /** The queue with the most bytes; of several, that of the smallest hash. */
+  /**
+   * The queue with the most bytes; of several, that of the smallest hash. Deviation from RFC 8290 §4.1: of a large table a part is looked at
+   * each time, besides the fattest so far, or whoever fills the queue with packets of many flows would make each cost a walk over all.
+   */
   fattest(): number {
-    let best = 0;
-    for (let i = 1; i < this.size; i++) {
+    const { size } = this;
+    const from = this.looked;
+    this.looked = (from + LOOK) & (size - 1);
+    let best = this.fat;
+    for (let i = from; i < from + LOOK && i < size; i++) {
       const more = this.backlog[i]! - this.backlog[best]!;
       if (more > 0 || (more === 0 && this.owner[i]! < this.owner[best]!)) best = i;
     }
+    this.fat = best;
     return best;
   }
 

@@ -75,7 +75,9 @@ const DEFAULT_REPAIR: RepairOptions = {
 export function resolveOptions(options: LinkOptions) {
   const { clock = systemClock, random = systemRandom, logger = silentLogger } = options;
   const { streamBytes = 128 * 1024, keepalive = DEFAULT_KEEPALIVE, mtu = DEFAULT_MTU } = options;
-  const egress = { ...DEFAULT_EGRESS, ...options.egress };
+  // Chance that was handed in is a test's or a simulator's: its runs are to repeat.
+  const seed = options.random === undefined ? random.u32() : 0;
+  const egress = { ...DEFAULT_EGRESS, seed, ...options.egress };
   const { repair: wanted = true } = options;
   const repair = wanted === false ? null : { ...DEFAULT_REPAIR, ...(wanted === true ? {} : wanted) };
   check(
