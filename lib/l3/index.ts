@@ -30,7 +30,14 @@ export {
   systemEnvironment,
 } from './netconfig.js';
 export { NodeControl, type NodeControlOptions } from './node-control.js';
-export { completeChecksum, MAX_SEGMENTS, offloadHeaders, Segmenter, wireLength } from './offload.js';
+export {
+  completeChecksum,
+  MAX_UDP_SEGMENTS,
+  MIN_TCP_SEGMENT,
+  offloadHeaders,
+  Segmenter,
+  wireLength,
+} from './offload.js';
 export { Pinger, type PingerOptions, type PingFailure, type PingRequest, type PingResult } from './pinger.js';
 export type * from './port.js';
 export * from './route.js';

@@ -23,8 +23,12 @@ import { IPV6_HEADER, upperLayer6 } from './wire/ipv6.js';
 import { Protocol } from './wire/protocol.js';
 import { TCP_CHECKSUM, TcpFlag, transportHeaderLength, UDP_CHECKSUM } from './wire/transport.js';
 
-/** Segments one super-packet may make; more means a segment size that only an attacker chooses. */
-export const MAX_SEGMENTS = 4096;
+/**
+ * What a kernel makes is within these (Linux: TCP_MIN_GSO_SIZE and UDP_MAX_SEGMENTS); beyond is a segment size that only an attacker
+ * chooses, for whom others are to cut a few bytes into thousands of packets.
+ */
+export const MAX_UDP_SEGMENTS = 128;
+export const MIN_TCP_SEGMENT = 8;
 
 /**
  * Checks that the offload fields of the frame at `off` fit its packet, whose IP header is valid. Returns the length of all
@@ -48,7 +52,9 @@ export function offloadHeaders(buf: Uint8Array, off: number): number {
     return 0;
   const size = gsoSizeAt(buf, off);
   const payload = length - at - header;
-  return size > 0 && payload > 0 && payload <= size * MAX_SEGMENTS ? at + header : 0;
+  if (size === 0 || payload === 0) return 0;
+  const sane = protocol === Protocol.tcp ? size >= MIN_TCP_SEGMENT : payload <= size * MAX_UDP_SEGMENTS;
+  return sane ? at + header : 0;
 }
 
 /** Length of the largest IP packet that the frame at `off` becomes on a path without offload. */

@@ -293,7 +293,7 @@ class Tun : public Napi::ObjectWrap<Tun> {
     vnet.csum_offset = l.checksum;
     vnet.hdr_len = l.headers;
     uint16_t id = Get16(packet + 4);
-    if ((length - l.headers) / gso >= kMaxSegments) {
+    if (length - l.headers > size_t(gso) * kMaxSegments) {
       counters_[kInvalid]++;
       return;
     }
@@ -380,7 +380,7 @@ class Tun : public Napi::ObjectWrap<Tun> {
            memcmp(a + 12, b + 12, 12) == 0 && Get16(b + 24) + 20u == n;
   }
 
-  static constexpr size_t kMaxSegments = 4096;  // as MAX_SEGMENTS of lib/l3/offload.ts
+  static constexpr size_t kMaxSegments = 128;  // as MAX_UDP_SEGMENTS of lib/l3/offload.ts
   static constexpr int kMaxMerge = 64;  // UDP_MAX_SEGMENTS of older kernels
   int fd_ = -1;
   uint32_t offload_ = 0;

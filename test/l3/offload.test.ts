@@ -2,7 +2,14 @@ import test from 'ava';
 import fc from 'fast-check';
 import { Flag, HEADER, lengthAt } from '../../lib/core/index.js';
 import { Fragmenter } from '../../lib/l3/fragment.js';
-import { completeChecksum, MAX_SEGMENTS, offloadHeaders, Segmenter, wireLength } from '../../lib/l3/offload.js';
+import {
+  completeChecksum,
+  MAX_UDP_SEGMENTS,
+  MIN_TCP_SEGMENT,
+  offloadHeaders,
+  Segmenter,
+  wireLength,
+} from '../../lib/l3/offload.js';
 import { frames, makePacket, type PacketFields, slowChecksum } from './support/packets.js';
 
 function cutAll(cutter: { frameBytes: number; next(to: Buffer, at: number): number }): Buffer[] {
@@ -146,10 +153,12 @@ test('offload fields that do not fit the packet are refused', (t) => {
     source: '10.0.0.1',
     destination: '10.0.0.2',
     protocol: 17,
-    payload: new Uint8Array(MAX_SEGMENTS + 1),
+    payload: new Uint8Array(MAX_UDP_SEGMENTS + 1),
   });
   t.true(bad(long, Flag.gsoUdp, 1), 'too many segments');
   t.false(bad(long, Flag.gsoUdp, 2));
+  t.true(bad(tcp, Flag.gsoTcp, MIN_TCP_SEGMENT - 1), 'segments smaller than any kernel makes');
+  t.false(bad(tcp, Flag.gsoTcp, MIN_TCP_SEGMENT));
 });
 
 test('IPv4 fragments join to the packet again, each valid and within the MTU (RFC 791 §3.2)', (t) => {
