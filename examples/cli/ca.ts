@@ -11,7 +11,7 @@ export function caCommand(io: Io): Command {
   ca.command('init')
     .description('make a new CA: ca.crt and ca.key')
     .requiredOption('--dir <folder>', 'where to', text)
-    .option('--name <text>', 'name of the CA', 'KubeBus CA')
+    .option('--name <text>', 'name of the CA', text, 'KubeBus CA')
     .option('--days <n>', 'validity', integer(1, 36_500), 3650)
     .action(async (o: { dir: string; name: string; days: number }) => {
       const { createAuthority, save } = await pki();

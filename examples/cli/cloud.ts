@@ -34,7 +34,7 @@ import {
   startCloudServices,
 } from './services.js';
 import { serveStatus } from './status.js';
-import { cloudOf, dateProblem, live, security, type TlsFiles } from './tls-files.js';
+import { checkGatewayPair, cloudOf, dateProblem, live, security, type TlsFiles } from './tls-files.js';
 import { duration } from './token.js';
 import { type CloudTransportFlags, cloudTransportOptions, cloudTransports } from './transports.js';
 
@@ -268,6 +268,8 @@ async function serve(
     throw new UsageError(`option '--name': the certificate names the cloud ${own}`);
   const problem = certificate === null ? null : dateProblem(certificate);
   if (problem !== null) logger.warn({ option: 'cert' }, problem);
+  const gateways = gatewaysOf(o);
+  if (o.gatewayCert !== undefined && o.gatewayKey !== undefined) checkGatewayPair(o.gatewayCert, o.gatewayKey);
   const transport =
     authority === null ? live(o, files!.transport, logger) : { tls: authority.tls, services: [authority.service] };
   const cloud = await KubeBusCloud.start({
@@ -276,8 +278,8 @@ async function serve(
     name: o.name ?? own,
     mtu: o.mtu,
     logger,
-    gateways: gatewaysOf(o),
-    http: accessLogOf(o, io.out),
+    gateways,
+    http: accessLogOf(o, io.out, logger),
     ...(o.state === undefined ? {} : { stateDir: o.state }),
     ...(authority === null ? {} : { authority }),
   });

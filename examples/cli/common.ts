@@ -91,11 +91,16 @@ export function isList(parser: unknown): boolean {
 }
 
 export function cloudAddress(text: string): string {
+  const wrong = new InvalidArgumentError(`not an address such as kubebus://hub.example:7443: ${text}`);
+  let port: number;
   try {
-    parseHostPort(text);
+    ({ port } = parseHostPort(text));
   } catch {
-    throw new InvalidArgumentError(`not an address such as kubebus://hub.example:7443: ${text}`);
+    throw wrong;
   }
+  const { username, password, pathname, search, hash } = new URL(text.includes('://') ? text : `kubebus://${text}`);
+  const plain = username + password + hash === '' && /^\/?$/.test(pathname);
+  if (port === 0 || !plain || !/^(\?transport=(tcp|quic|webtransport|websocket))?$/.test(search)) throw wrong;
   return text;
 }
 

@@ -5,6 +5,7 @@ import { Command, InvalidArgumentError } from 'commander';
 import { silentLogger } from '../../lib/core/index.js';
 import { type Advertisement, KubeBusNode, type NodeOptions } from '../../lib/index.js';
 import { NodeIdentity, parseToken } from '../../lib/join/index.js';
+import { formatPrefix, notUnicast, parsePrefix } from '../../lib/l3/index.js';
 import { serviceDialer } from '../../transports/tcp.js';
 import {
   cloudAddress,
@@ -47,7 +48,11 @@ function advertisement(text: string): Advertisement {
   if (match === null) throw new InvalidArgumentError(`not prefix[:vm|container][@metric]: ${text}`);
   const kind = match[2] === 'container' ? 'container' : 'vm';
   const metric = match[3] === undefined ? {} : { metric: integer(0, 65_535)(match[3]) };
-  return { prefix: prefix(match[1]!), kind, ...metric };
+  const subnet = prefix(match[1]!);
+  const impossible = notUnicast(parsePrefix(subnet));
+  if (impossible !== undefined)
+    throw new InvalidArgumentError(`${subnet} has addresses of ${formatPrefix(impossible)} in it, which are no host's`);
+  return { prefix: subnet, kind, ...metric };
 }
 
 export function nodeCommand(kind: 'edge' | 'router', io: Io): Command {
@@ -188,6 +193,10 @@ async function run(kind: 'edge' | 'router', o: NodeFlags, io: Io): Promise<void>
   const advertise = o.advertise ?? [];
   const again = advertise.find((a, i) => advertise.findIndex((b) => b.prefix === a.prefix) < i);
   if (again !== undefined) throw new UsageError(`option '--advertise': ${again.prefix} is there twice`);
+  const services = (o.publish ?? []).map((p) => p.name);
+  const twice = services.find((service, i) => services.indexOf(service) < i);
+  if (twice !== undefined)
+    throw new UsageError(`option '--publish': ${twice} is there twice: give all its URLs at once`);
   if (kind === 'router') {
     if (advertise.length === 0)
       throw new UsageError("option '--advertise' is missing: a router needs the subnets behind it");
@@ -215,7 +224,7 @@ async function run(kind: 'edge' | 'router', o: NodeFlags, io: Io): Promise<void>
       mtu: o.mtu,
       logger,
       signal: io.stop,
-      http: accessLogOf(o, io.out),
+      http: accessLogOf(o, io.out, logger),
     });
     const joined = running;
     ends.push(() => joined.stop());
@@ -234,7 +243,7 @@ async function run(kind: 'edge' | 'router', o: NodeFlags, io: Io): Promise<void>
     logger.info({ tenant, node, addresses, device, ...(listeners.length > 0 ? { listeners } : {}) }, `${kind} up`);
     await Promise.race([stopped, sentAway(joined), deviceLost(joined)]);
   } catch (error) {
-    if (!io.stop.aborted) throw error;
+    if (!io.stop.aborted || error instanceof UsageError) throw error;
   } finally {
     for (const end of ends.reverse()) await end();
   }

@@ -1,8 +1,9 @@
 // Options of the HTTP layer for `kubebus cloud`, `edge` and `router`, and the command `kubebus services`.
 
-import { createWriteStream } from 'node:fs';
+import { createWriteStream, openSync } from 'node:fs';
 import { Command, InvalidArgumentError } from 'commander';
-import { prometheusText, type Traffic } from '../../lib/http-proxy/index.js';
+import type { Logger } from '../../lib/core/index.js';
+import { LocalService, prometheusText, readForward, type Traffic } from '../../lib/http-proxy/index.js';
 import type {
   AccessEntry,
   GatewayOptions,
@@ -11,7 +12,7 @@ import type {
   ListedService,
   PublishOptions,
 } from '../../lib/index.js';
-import { hostPort, type Io, integer, list, name, table, text, UsageError } from './common.js';
+import { host, hostPort, type Io, integer, list, message, name, table, text, UsageError } from './common.js';
 import { readStatus } from './status.js';
 
 interface Publication {
@@ -57,25 +58,36 @@ export function publication(value: string): Publication {
   const grant: string[] = [];
   let options: PublishOptions = {};
   for (const part of rest.split(',')) {
-    const [, key, setting] = /^(public|grant|health|host|port)(?:=(.+))?$/.exec(part) ?? [];
+    const [, key, setting] = /^(public|grant|health|host|port)(?:=(.*))?$/.exec(part) ?? [];
     if (key === undefined) urls.push(/^[a-z]+:/.test(part) ? part : `http://${part}`);
     else if (key === 'public' && setting === undefined) options = { ...options, public: true };
-    else if (key === 'grant' && setting !== undefined) grant.push(name(setting));
+    else if (key === 'grant' && setting !== undefined && setting !== '') grant.push(name(setting));
     else if (key === 'health' && setting?.startsWith('/')) options = { ...options, health: { path: setting } };
     else if (key === 'host' && (setting === 'target' || setting === 'caller')) options = { ...options, host: setting };
     else if (key === 'port' && setting !== undefined) options = { ...options, port: integer(1, 65_535)(setting) };
     else throw new InvalidArgumentError(`${part} in ${value}`);
   }
   if (urls.length === 0) throw new InvalidArgumentError(`the URL is missing: ${value}`);
+  // What it would refuse after joining is said before.
+  checked(() => new LocalService(name(service), urls, { ...options, health: false }, () => {}).close());
   return { name: name(service), urls, options: { ...options, grant } };
+}
+
+/** Runs `check`; what it throws is a mistake in the option's value. */
+function checked(check: () => unknown): void {
+  try {
+    check();
+  } catch (error) {
+    throw error instanceof InvalidArgumentError ? error : new InvalidArgumentError(message(error));
+  }
 }
 
 /** `[host:]port=tenant/node:port` or `[host:]port=tenant/node/service`; on loopback unless it says otherwise. */
 export function forward(value: string): Forward {
   const [, at, target] = /^([^=]+)=(\S+)$/.exec(value) ?? [];
   if (at === undefined || target === undefined) throw new InvalidArgumentError(`not port=tenant/node:port: ${value}`);
-  const { host, port } = /^\d+$/.test(at) ? { host: '127.0.0.1', port: integer(0, 65_535)(at) } : hostPort(at);
-  return { host, port, target };
+  checked(() => readForward(target, ''));
+  return { ...loopbackPort(at), target };
 }
 
 function loopbackPort(value: string): { host: string; port: number } {
@@ -122,7 +134,7 @@ export function cloudServiceOptions(command: Command): Command {
         text,
       )
       .option('--gateway-key <file>', 'its private key (PEM)', text)
-      .option('--gateway-domain <domain>', 'serve <service>.<node>.<tenant>.<domain> as well (repeatable)', list(text))
+      .option('--gateway-domain <domain>', 'serve <service>.<node>.<tenant>.<domain> as well (repeatable)', list(host))
       .option('--gateway-redirect <host:port>', 'answer there with a redirect to https', hostPort)
       .option('--gateway-trust', 'a proxy in front is trusted: keep its Forwarded and X-Forwarded-*')
       .option('--client-rate <n>', 'requests per second and client address', integer(1, 1_000_000))
@@ -130,11 +142,16 @@ export function cloudServiceOptions(command: Command): Command {
   );
 }
 
+const GATEWAY_ONLY = ['gatewayCert', 'gatewayDomain', 'gatewayTrust', 'clientRate', 'tenantRate'] as const;
+
 /** The gateways of the flags. **Throws** UsageError. */
 export function gatewaysOf(o: CloudServiceFlags): GatewayOptions[] {
   const { gateway = [], gatewayCert: cert, gatewayKey: key, gatewayRedirect } = o;
   if ((cert === undefined) !== (key === undefined))
     throw new UsageError("options '--gateway-cert' and '--gateway-key' go together");
+  const alone = GATEWAY_ONLY.find((option) => o[option] !== undefined);
+  if (gateway.length === 0 && alone !== undefined)
+    throw new UsageError(`option '--${alone.replace(/[A-Z]/g, (c) => `-${c.toLowerCase()}`)}' needs '--gateway'`);
   if (gatewayRedirect !== undefined && (cert === undefined || gateway.length === 0))
     throw new UsageError("option '--gateway-redirect' needs '--gateway' with a certificate");
   const common = {
@@ -152,14 +169,27 @@ export function gatewaysOf(o: CloudServiceFlags): GatewayOptions[] {
   return gateways;
 }
 
-/** The access log of the flags. */
+/** The access log of the flags. **Throws** UsageError. */
 export function accessLogOf(
   o: ListenerFlags,
   out: NodeJS.WritableStream,
+  logger: Logger,
 ): { accessLog?: (entry: AccessEntry) => void } {
   if (o.accessLog === undefined) return {};
-  const stream = o.accessLog === '-' ? out : createWriteStream(o.accessLog, { flags: 'a' });
+  const stream = o.accessLog === '-' ? out : logFile(o.accessLog, logger);
   return { accessLog: (entry) => stream.write(`${JSON.stringify(entry)}\n`) };
+}
+
+function logFile(path: string, logger: Logger): NodeJS.WritableStream {
+  let fd: number;
+  try {
+    fd = openSync(path, 'a');
+  } catch (error) {
+    throw new UsageError(`option '--access-log': cannot write ${path}: ${(error as NodeJS.ErrnoException).code}`);
+  }
+  // A disk that is full ends the log, not what it is about.
+  const failed = (error: Error) => logger.error({ path, err: error }, 'the access log ends here');
+  return createWriteStream(path, { fd }).on('error', failed);
 }
 
 export interface OpenListener {

@@ -33,10 +33,7 @@ export function security(o: TlsFiles, instead = " (or say '--insecure' to go wit
     string,
     string,
   ];
-  const certificate = parseCertificate('cert', o.cert!, cert);
-  if (!certificate.checkPrivateKey(parseKey(o.key!, key))) {
-    throw new UsageError(`option '--key': ${o.key} is not the key of the certificate ${o.cert}`);
-  }
+  const certificate = pair('cert', o.cert!, cert, 'key', o.key!, key);
   const authority = parseCertificate('ca', o.ca!, ca);
   if (!authority.ca && authority.subject !== authority.issuer) {
     throw new UsageError(`option '--ca': ${o.ca} is not the certificate of a CA`);
@@ -115,11 +112,29 @@ function read(o: TlsFiles, option: 'cert' | 'key' | 'ca', instead: string): stri
   if (path === undefined) {
     throw new UsageError(`option '--${option}' is missing${instead}`);
   }
+  return readNamed(option, path);
+}
+
+function readNamed(option: string, path: string): string {
   try {
     return readFileSync(path, 'utf8');
   } catch (error) {
     throw new UsageError(`option '--${option}': cannot read ${path}: ${(error as NodeJS.ErrnoException).code}`);
   }
+}
+
+/** The gateway's files, read once so that what is wrong with them is said before anything starts. */
+export function checkGatewayPair(cert: string, key: string): void {
+  const [c, k] = ['gateway-cert', 'gateway-key'] as const;
+  pair(c, cert, readNamed(c, cert), k, key, readNamed(k, key));
+}
+
+/** A certificate and its key: options, files and what is in them. */
+function pair(c: string, certFile: string, cert: string, k: string, keyFile: string, key: string): X509Certificate {
+  const certificate = parseCertificate(c, certFile, cert);
+  if (!certificate.checkPrivateKey(parseKey(k, keyFile, key)))
+    throw new UsageError(`option '--${k}': ${keyFile} is not the key of the certificate ${certFile}`);
+  return certificate;
 }
 
 function parseCertificate(option: string, path: string, pem: string): X509Certificate {
@@ -130,13 +145,13 @@ function parseCertificate(option: string, path: string, pem: string): X509Certif
   }
 }
 
-function parseKey(path: string, pem: string): KeyObject {
+function parseKey(option: string, path: string, pem: string): KeyObject {
   try {
     return createPrivateKey(pem);
   } catch {
     const locked = /ENCRYPTED/.test(pem);
     throw new UsageError(
-      `option '--key': ${path} ${locked ? 'is locked by a passphrase: keep it without' : 'holds no private key (PEM)'}`,
+      `option '--${option}': ${path} ${locked ? 'is locked by a passphrase: keep it without' : 'holds no private key (PEM)'}`,
     );
   }
 }

@@ -11,11 +11,15 @@ interface Where {
 
 const UNITS: Readonly<Record<string, number>> = { s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 };
 
+/** More is a slip of the finger: no CA of ours is valid for longer. */
+const MOST = 3650 * UNITS.d!;
+
 /** '90s', '15m', '1h', '7d', in milliseconds. */
 export function duration(text: string): number {
   const [, number, unit] = /^(\d{1,6})([smhd])$/.exec(text) ?? [];
   const ms = Number(number) * (UNITS[unit ?? ''] ?? Number.NaN);
   if (!(ms > 0)) throw new InvalidArgumentError(`not a time such as 90s, 15m, 1h or 7d: ${text}`);
+  if (ms > MOST) throw new InvalidArgumentError(`more than 3650d: ${text}`);
   return ms;
 }
 

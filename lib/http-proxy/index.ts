@@ -28,6 +28,7 @@ export {
   type NodeHttpOptions,
   PROXY_PORT,
   type PublishedService,
+  readForward,
 } from './driver/node-http.js';
 export { REGISTRY_PORT } from './driver/registry-channel.js';
 export { type PeerOfConnection, ServerProxy, type ServerProxyOptions } from './driver/server-proxy.js';

@@ -41,6 +41,7 @@ export {
 export { Pinger, type PingerOptions, type PingFailure, type PingRequest, type PingResult } from './pinger.js';
 export type * from './port.js';
 export * from './route.js';
+export { notUnicast } from './route-registry.js';
 export * from './route-table.js';
 export * from './router.js';
 export { StateFile, type StateFileOptions } from './state-file.js';

@@ -112,7 +112,7 @@ export class LocalService implements Visibility {
     if (urls?.length === 0) throw wrongTarget('an empty list');
     this.instances = (urls ?? []).map((url) => this.instance(url));
     this.kind = urls?.[0]?.startsWith('tcp:') ? 'tcp' : 'http';
-    if (this.kind === 'tcp' && !urls!.every((url) => url.startsWith('tcp:')))
+    if (urls?.some((url) => url.startsWith('tcp:') !== (this.kind === 'tcp')))
       throw wrongTarget('tcp mixed with others');
     if (options.health !== false) for (const instance of this.instances) this.schedule(instance, 0);
   }

@@ -67,7 +67,12 @@ export class TlsFront {
   };
 
   private read(): Pem {
-    const text = (source: string) => (isPem(source) ? source : readFileSync(source, 'utf8'));
+    const text = (source: string) => {
+      const pem = isPem(source) ? source : readFileSync(source, 'utf8');
+      // OpenSSL takes an empty text for none, and every handshake would fail.
+      if (!isPem(pem)) throw new Error(`${source} is not PEM`);
+      return pem;
+    };
     try {
       const pem = { cert: text(this.source.cert), key: text(this.source.key) };
       createSecureContext(pem);
