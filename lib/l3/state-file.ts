@@ -1,7 +1,7 @@
 // Edge: a small JSON document on disk that survives a crash at any instant: it has the old content or the new one.
 
 import { constants } from 'node:fs';
-import { mkdir, open, rename, rm } from 'node:fs/promises';
+import { mkdir, open, rename, unlink } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { type Clock, KubeBusError, type Logger, MS, silentLogger, systemClock, type Timer } from '../core/index.js';
 
@@ -57,7 +57,7 @@ export class StateFile {
       throw fail('cannot make the folder of', cause);
     }
     // A crash between writing and renaming leaves this behind.
-    await rm(`${options.path}.new`, { force: true }).catch(() => {});
+    await unlink(`${options.path}.new`).catch(() => {});
     let text: string;
     try {
       text = await readBounded(options.path, full.maxBytes);
@@ -110,9 +110,9 @@ export class StateFile {
     this.content = null;
     const fresh = `${this.o.path}.new`;
     try {
-      const file = await open(fresh, constants.O_WRONLY | constants.O_CREAT | constants.O_TRUNC, 0o600);
+      // A file of our own making, with the mode that it is made with.
+      const file = await open(fresh, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL, 0o600);
       try {
-        await file.chmod(0o600);
         await file.writeFile(`${JSON.stringify(content())}\n`);
         await file.sync();
       } finally {
@@ -123,7 +123,7 @@ export class StateFile {
     } catch (cause) {
       this.failures++;
       this.content ??= content;
-      await rm(fresh, { force: true }).catch(() => {});
+      await unlink(fresh).catch(() => {});
       throw new KubeBusError('ERR_STATE', `cannot write ${this.o.path}: ${(cause as Error).message}`, { cause });
     }
   }

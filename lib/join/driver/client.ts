@@ -1,7 +1,7 @@
 // Edge: the node's side of joining: asks for the CA, compares its hash and enrolls with a token, all on one connection; renews with its
 // certificate.
 
-import { createHash, createPrivateKey, X509Certificate } from 'node:crypto';
+import { createHash, createPrivateKey, type KeyObject, X509Certificate } from 'node:crypto';
 import type { Duplex } from 'node:stream';
 import { type Clock, type ErrorCode, isErrorCode, KubeBusError, type Micros, SECOND } from '../../core/index.js';
 import {
@@ -37,6 +37,8 @@ export interface Certified {
   readonly certificate: string;
   readonly authority: string;
   readonly addresses: readonly string[];
+  /** When the certificate ends. Milliseconds since the epoch. */
+  readonly expires: number;
 }
 
 export interface JoinClientOptions {
@@ -66,7 +68,7 @@ export class JoinClient {
    */
   enroll(
     address: string,
-    ask: { token: Token; node: string; suggestion: string; request: Uint8Array; key: string },
+    ask: { token: Token; node: string; suggestion: string; request: Uint8Array; key: KeyObject },
     signal: AbortSignal,
   ): Promise<Certified> {
     const { token, node, suggestion, request, key } = ask;
@@ -90,7 +92,7 @@ export class JoinClient {
     const { certificate: cert, key, authority: ca, tenant, node } = held;
     return this.conversation(address, { ca, cert, key }, signal, async (exchange) => {
       const answer = await exchange({ type: 'renew' });
-      return checked(answer, { authority: new X509Certificate(ca), ca, key }, { tenant, node });
+      return checked(answer, { authority: new X509Certificate(ca), ca, key: createPrivateKey(key) }, { tenant, node });
     });
   }
 
@@ -175,7 +177,7 @@ function pinned(der: Uint8Array, token: Token, address: string): X509Certificate
 /** The certificate is for our key, from our CA, for the name we want, and says what a link will say. */
 function checked(
   answer: JoinAnswer,
-  ours: { authority: X509Certificate; ca: string; key: string },
+  ours: { authority: X509Certificate; ca: string; key: KeyObject },
   wanted: { tenant?: string; node?: string },
 ): Certified {
   if (answer.type !== 'issued') throw unexpected();
@@ -185,12 +187,13 @@ function checked(
     new KubeBusError('ERR_CERTIFICATE', `the certificate that the cloud issued ${what}`, { side: 'remote' });
   if (!authority.raw.equals(answer.authority)) throw wrong('comes with another CA than the one that was pinned');
   if (!cert.checkIssued(authority) || !cert.verify(authority.publicKey)) throw wrong('is not signed by the pinned CA');
-  if (!cert.checkPrivateKey(createPrivateKey(key))) throw wrong('is for another key than ours');
+  if (!cert.checkPrivateKey(key)) throw wrong('is for another key than ours');
   const named = [...(cert.subjectAltName ?? '').matchAll(/(?:^|, )URI:kubebus:\/\/([a-z0-9-]+)\/([a-z0-9-]+)(?=,|$)/g)];
   const [, tenant = '', node = ''] = named[0] ?? [];
   if (named.length !== 1) throw wrong('does not name exactly one node');
   if ((wanted.tenant ?? tenant) !== tenant || (wanted.node ?? node) !== node) throw wrong(`is for ${tenant}/${node}`);
-  return { tenant, node, certificate: cert.toString(), authority: ca, addresses: answer.addresses };
+  const expires = Date.parse(cert.validTo);
+  return { tenant, node, certificate: cert.toString(), authority: ca, addresses: answer.addresses, expires };
 }
 
 function refusal(answer: Extract<JoinAnswer, { type: 'refusal' }>): JoinRefused {

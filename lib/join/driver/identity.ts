@@ -3,9 +3,9 @@
 //   identity.json   key, certificate, CA and addresses, replaced as one (mode 0600)
 //   joining.json    the key of a join under way: after a lost answer the same key asks again, and the token is not used up
 
-import { X509Certificate } from 'node:crypto';
+import { createPrivateKey, type KeyObject, X509Certificate } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import { rm } from 'node:fs/promises';
+import { unlink } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import {
@@ -70,8 +70,6 @@ export class NodeIdentity {
   private failures = 0;
   private lastAttempt = Number.NEGATIVE_INFINITY;
   private stored!: Stored;
-  /** When the stored certificate ends. Milliseconds since the epoch. */
-  private ends = 0;
 
   /**
    * The identity in `stateDir`; joins with the token if there is none. Waits for a cloud that cannot be reached, until `signal`. Throws
@@ -131,7 +129,7 @@ export class NodeIdentity {
 
   /** Milliseconds since the epoch. */
   get expires(): number {
-    return this.ends;
+    return this.stored.expires;
   }
 
   /** For the transport. */
@@ -175,7 +173,6 @@ export class NodeIdentity {
       return this.join(token);
     }
     this.stored = held;
-    this.ends = expiry(held);
     if (token !== null && toHex(token.id) !== held.token) {
       try {
         return await this.join(token);
@@ -202,19 +199,20 @@ export class NodeIdentity {
     const id = toHex(token.id);
     const path = join(this.options.stateDir, 'joining.json');
     const state = await StateFile.open({ path, clock: this.clock, logger: this.logger });
-    let pending = state.initial as { token: string; key: string; request: string } | null;
-    if (pending?.token !== id || typeof pending.key !== 'string' || typeof pending.request !== 'string') {
+    const pending = state.initial as { token: string; key: string; request: string } | null;
+    let made: { key: KeyObject; request: Uint8Array };
+    if (pending?.token === id && typeof pending.key === 'string' && typeof pending.request === 'string') {
+      made = { key: createPrivateKey(pending.key), request: Buffer.from(pending.request, 'base64') };
+    } else {
       // Only who joins loads the library for it.
       const { createRequest } = await import('./request.js');
-      const made = createRequest();
-      const fresh = { token: id, key: made.key, request: Buffer.from(made.request).toString('base64') };
-      pending = fresh;
+      made = createRequest();
+      const fresh = { token: id, key: pem(made.key), request: Buffer.from(made.request).toString('base64') };
       state.save(() => fresh);
       // On disk before it is sent: whatever breaks from here on, this key can ask again.
       await state.flush();
     }
-    const { key } = pending;
-    const request = Buffer.from(pending.request, 'base64');
+    const { key, request } = made;
     const { node = '' } = this.options;
     const certified = await this.persist(() =>
       this.eachAddress(token.addresses, (address) =>
@@ -222,9 +220,9 @@ export class NodeIdentity {
       ),
     );
     const addresses = certified.addresses.length > 0 ? certified.addresses : token.addresses;
-    await this.keep({ ...certified, addresses }, key, id);
+    await this.keep({ ...certified, addresses }, pem(key), id);
     await this.state.flush();
-    await rm(path, { force: true });
+    await unlink(path).catch(() => {});
     this.logger.info({ tenant: this.tenant, node: this.node, token: id }, 'joined');
   }
 
@@ -283,9 +281,8 @@ export class NodeIdentity {
 
   private async keep(certified: Certified, key: string, token: string): Promise<void> {
     const now = this.date();
-    this.ends = expiry(certified);
     // Two thirds, and not all devices of an image in the same minute.
-    const renewAt = now + (this.ends - now) * (0.6 + this.random.float() / 10);
+    const renewAt = now + (certified.expires - now) * (0.6 + this.random.float() / 10);
     const stored: Stored = { version: 1, ...certified, key, token, renewAt };
     this.stored = stored;
     this.state.save(() => stored);
@@ -353,8 +350,8 @@ function passing(error: unknown): number | null {
   return code === 'ERR_CONNECT' || code === 'ERR_JOIN_TIMEOUT' ? 0 : null;
 }
 
-function expiry(certified: Certified): number {
-  return Date.parse(new X509Certificate(certified.certificate).validTo);
+function pem(key: KeyObject): string {
+  return key.export({ type: 'pkcs8', format: 'pem' }) as string;
 }
 
 function readStored(document: unknown): Stored {
@@ -368,11 +365,10 @@ function readStored(document: unknown): Stored {
   )
     throw new KubeBusError('ERR_STATE', 'identity.json is damaged: restore it, or move it away and join anew');
   try {
-    expiry(s as Stored);
+    return { ...(s as Stored), expires: Date.parse(new X509Certificate(s.certificate!).validTo) };
   } catch (cause) {
     throw new KubeBusError('ERR_STATE', 'identity.json holds no certificate: move it away and join anew', { cause });
   }
-  return s as Stored;
 }
 
 /** The host's name as a DNS label, or nothing. */

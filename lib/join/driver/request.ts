@@ -1,7 +1,7 @@
 // Edge: certificate requests (PKCS #10, RFC 2986): the node makes one, the cloud reads it. By the schemas below the certificate library:
 // a node need not load the library itself.
 
-import { createPublicKey, generateKeyPairSync, sign, verify } from 'node:crypto';
+import { createPublicKey, generateKeyPairSync, type KeyObject, sign, verify } from 'node:crypto';
 import { Attributes, CertificationRequest, CertificationRequestInfo } from '@peculiar/asn1-csr';
 import { AsnConvert } from '@peculiar/asn1-schema';
 import * as asn1 from '@peculiar/asn1-x509';
@@ -10,16 +10,12 @@ import { KubeBusError } from '../../core/index.js';
 /** RFC 5758 §3.2: ecdsa-with-SHA256. */
 export const ECDSA_SHA256 = '1.2.840.10045.4.3.2';
 
-/** A key (PKCS #8, PEM) that nobody else has yet, and the request (DER) that has it certified. The cloud decides on the name. */
-export function createRequest(): { key: string; request: Uint8Array } {
-  const { publicKey, privateKey } = generateKeyPairSync('ec', {
-    namedCurve: 'P-256',
-    publicKeyEncoding: { type: 'spki', format: 'der' },
-    privateKeyEncoding: { type: 'pkcs8', format: 'pem' },
-  });
+/** A key that nobody else has yet, and the request (DER) that has it certified. The cloud decides on the name. */
+export function createRequest(): { key: KeyObject; request: Uint8Array } {
+  const { publicKey, privateKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });
   const certificationRequestInfo = new CertificationRequestInfo({
     subject: new asn1.Name([]),
-    subjectPKInfo: AsnConvert.parse(publicKey, asn1.SubjectPublicKeyInfo),
+    subjectPKInfo: AsnConvert.parse(publicKey.export({ type: 'spki', format: 'der' }), asn1.SubjectPublicKeyInfo),
     attributes: new Attributes(),
   });
   const signature = sign('sha256', Buffer.from(AsnConvert.serialize(certificationRequestInfo)), privateKey);
