@@ -198,9 +198,9 @@ export class Sender {
     const rate = this.options.pacing
       ? Pacer.rate(this.rtt.srtt, this.cc.cwnd, this.cc.inSlowStart)
       : Number.POSITIVE_INFINITY;
-    // Without offload a super-packet is cut where it is written (output.ts): one decision and one entry of the scoreboard for many
-    // segments. Not when they are paced, one by one; nor for peers without SACK, which have whole entries sent again.
-    const whole = this.offload || (this.recovery.sackEnabled && rate === Number.POSITIVE_INFINITY);
+    // Without offload a super-packet is cut where it is written (output.ts): one decision, one entry of the scoreboard and one copy for
+    // many segments. When they are paced, for those of one burst. Not for peers without SACK, which have whole entries sent again.
+    const whole = this.offload || this.recovery.sackEnabled;
     const most = whole ? this.maxPacket : this.mss;
     const again = this.planRetransmission(probe, most);
     const found = again ?? this.planNew(now, probe, Pacer.burst(rate, this.mss), most);
