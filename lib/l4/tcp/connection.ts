@@ -577,10 +577,11 @@ export class TcpConnection implements TcpSurface {
     const { handshake, sender } = this;
     handshake.applyTo(sender, this.receiver);
     sender.start(seqAdd(this.iss, 1), segment);
-    if (handshake.syns === 1 && this.synSentAt >= 0) sender.rtt.handleSample(now, now - this.synSentAt);
+    this.handleSynAcknowledged(now, segment);
     sender.rto.handleProgress();
     this.path.apply();
-    sender.cc.setCwnd(this.options.initialWindow * sender.mss);
+    // RFC 5681 §3.1 with RFC 6928 §2: one segment when the SYN was lost more than once.
+    sender.cc.setCwnd(handshake.syns > 2 ? sender.mss : this.options.initialWindow * sender.mss);
     this.machine.change('ESTABLISHED');
     this.retransmit.stop();
     this.timers.stop(Timer.connect);
@@ -589,6 +590,18 @@ export class TcpConnection implements TcpSurface {
     this.liveness.armKeepAlive(now, this.options);
   }
   private synSentAt: Micros = -1;
+
+  /** The handshake's own round trip: Karn (RFC 6298 §3) allows it if the SYN went once, or if a timestamp tells which one it was. */
+  private handleSynAcknowledged(now: Micros, segment: TcpSegment): void {
+    const { handshake, sender, ts } = this;
+    const { rtt } = sender;
+    if (handshake.syns === 1 && this.synSentAt >= 0) rtt.handleSample(now, now - this.synSentAt);
+    else if (handshake.syns > 1) {
+      const elapsed = ts.enabled && segment.hasTimestamps ? ts.elapsed(now, segment.tsecr) : -1;
+      if (elapsed >= 0) rtt.handleSample(now, elapsed);
+      else rtt.handleSynLoss();
+    }
+  }
 
   private enterTimeWait(now: Micros): void {
     this.stopTimers();

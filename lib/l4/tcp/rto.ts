@@ -3,9 +3,6 @@
 import type { Micros } from '../../core/index.js';
 import type { RttEstimator } from './rtt.js';
 
-/** Before the first sample: RFC 6298 (2.1). */
-const INITIAL_RTO: Micros = 1_000_000;
-/** Floor of the variance term: a path of constant delay must not time out on scheduling noise. As Linux, we use min RTO for it. */
 export class Rto {
   private backoffs = 0;
   /** When the data that is now unanswered was first waited for; -1: nothing is. */
@@ -22,7 +19,7 @@ export class Rto {
     const { srtt, rttvar } = this.rtt;
     // Deviation from RFC 6298 (2.4): the minimum holds for the variance term, not for the sum (Linux tcp_rto_min): with a
     // minimum below a second, a sum would leave no room for delayed acknowledgements.
-    const base = Number.isNaN(srtt) ? INITIAL_RTO : srtt + Math.max(this.min, 4 * rttvar);
+    const base = Number.isNaN(srtt) ? rttvar : srtt + Math.max(this.min, 4 * rttvar);
     return Math.min(base * 2 ** this.backoffs, this.max);
   }
 

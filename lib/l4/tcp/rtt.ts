@@ -2,14 +2,24 @@
 
 import type { Micros } from '../../core/index.js';
 
+/** Before the first sample: RFC 6298 (2.1); and (5.7), when the SYN was lost, which may have been the timeout's mistake. */
+const INITIAL_RTO: Micros = 1_000_000;
+const RTO_AFTER_SYN_LOSS: Micros = 3_000_000;
+
 export class RttEstimator {
   /** NaN before the first sample. */
   srtt: Micros = Number.NaN;
-  rttvar: Micros = 0;
+  /** Before the first sample: the timeout. */
+  rttvar: Micros = INITIAL_RTO;
   /** Smallest of the last window of samples: what the path takes without queues. NaN before the first. */
   min: Micros = Number.NaN;
   latest: Micros = Number.NaN;
   private minAt: Micros = 0;
+
+  /** The handshake is over, and its SYN was sent more than once. */
+  handleSynLoss(): void {
+    if (Number.isNaN(this.srtt)) this.rttvar = RTO_AFTER_SYN_LOSS;
+  }
 
   handleSample(now: Micros, rtt: Micros): void {
     // A clock of whole milliseconds (timestamps) can show 0.
