@@ -6,10 +6,11 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import tls from 'node:tls';
 import test from 'ava';
-import type { KubeBusError } from '../../lib/core/index.js';
+import { type KubeBusError, MS } from '../../lib/core/index.js';
 import { KubeBusNode } from '../../lib/index.js';
 import { NodeIdentity } from '../../lib/join/index.js';
 import { dialService, parseHostPort } from '../../transports/tcp.js';
+import { VirtualClock } from '../l2/support/virtual.js';
 import { folder, LogLines, startCloud } from './support.js';
 
 const DAY = 24 * 3600_000;
@@ -26,20 +27,32 @@ function changed(source: { onChange(listener: () => void): () => void }): Promis
 }
 
 test('a running node renews after two thirds of the life, for the same key, and what is on disk is the new one', async (t) => {
-  // Whole seconds are what certificates know.
-  const { authority } = await startCloud(t, await folder(t), { nodeLifetimeMs: 3_000 });
+  const { authority } = await startCloud(t, await folder(t));
   const { text } = await authority.createToken({ tenant: 'acme', node: 'edge-1', routes: ['10.2.0.0/16'] });
   const stateDir = await folder(t);
-  const identity = await NodeIdentity.open({ stateDir, token: text, dial: dialService });
+  // The node's days pass as the test says.
+  const clock = new VirtualClock();
+  const begin = Date.now();
+  const date = () => begin + clock.now() / MS;
+  let dials = 0;
+  const dial: typeof dialService = (...args) => {
+    dials++;
+    return dialService(...args);
+  };
+  const identity = await NodeIdentity.open({ stateDir, token: text, dial, clock, date });
   t.teardown(() => identity.stop());
+  t.is(dials, 1, 'one connection for the whole of joining');
   const first = new X509Certificate(identity.tls.current().cert);
-  await changed(identity.tls);
+  const renewal = changed(identity.tls);
+  t.false(await clock.run(4 * DAY * MS, () => dials > 1), 'not before 60 % of the life');
+  t.true(await clock.run(DAY * MS, () => dials > 1));
+  await renewal;
   const second = new X509Certificate(identity.tls.current().cert);
-  t.true(Date.now() < Date.parse(first.validTo), 'before the old one ended');
+  t.true(date() < Date.parse(first.validTo), 'before the old one ended');
   t.not(second.serialNumber, first.serialNumber);
   t.true(second.publicKey.equals(first.publicKey));
   t.is(second.subjectAltName, first.subjectAltName);
-  t.true(Date.parse(second.validTo) > Date.parse(first.validTo));
+  t.true(Date.parse(second.validTo) >= Date.parse(first.validTo));
   const stored = JSON.parse(await readFile(join(stateDir, 'identity.json'), 'utf8'));
   t.is(new X509Certificate(stored.certificate).serialNumber, second.serialNumber);
   t.is(authority.stats().renewed, 1);
