@@ -5,6 +5,7 @@ import test, { type ExecutionContext } from 'ava';
 import { MS } from '../../lib/core/index.js';
 import { KubeBusCloud, KubeBusNode } from '../../lib/index.js';
 import { cloudNames, createAuthority, nodeNames } from '../../lib/join/driver/pki.js';
+import type { Transport } from '../../lib/l2/transport.js';
 import { anyTransport } from '../../transports/any.js';
 import { quicTransport } from '../../transports/quic.js';
 import { tcpTransport } from '../../transports/tcp.js';
@@ -18,6 +19,8 @@ const nodeTls = async (node: string) => ({
   ca: ca.cert,
   ...(await ca.issue({ name: node, days: 1, names: nodeNames('acme', node, []) })),
 });
+
+type Options = Partial<Parameters<typeof KubeBusNode.join>[0]> & { readonly headStart?: number };
 
 /** The server listens, and a UDP relay on the same port, which may be taken in UDP: then on another. */
 async function bothOn(server: net.Server, target: number) {
@@ -60,11 +63,12 @@ async function setup(t: ExecutionContext) {
     tcp.close();
     for (const socket of relayed) socket.destroy();
   });
-  const join = async (node: string, options: Partial<Parameters<typeof KubeBusNode.join>[0]> = {}) => {
+  // By default QUIC is waited for: a busy machine must not make it a TCP link.
+  const join = async (node: string, { headStart = 60_000 * MS, ...options }: Options = {}) => {
     const tls = await nodeTls(node);
     const joined = await KubeBusNode.join({
       cloud: [`kubebus://127.0.0.1:${udp.port}`],
-      transport: anyTransport({ transports: [quicTransport({ tls }), tcpTransport({ tls })], headStart: 300 * MS }),
+      transport: anyTransport({ transports: [quicTransport({ tls }), tcpTransport({ tls })], headStart }),
       tenant: 'acme',
       node,
       ...options,
@@ -72,7 +76,7 @@ async function setup(t: ExecutionContext) {
     t.teardown(() => joined.stop());
     return joined;
   };
-  return { cloud, udp, tcp, join };
+  return { cloud, udp, tcp, relayed, join };
 }
 
 test('QUIC where UDP passes', async (t) => {
@@ -93,7 +97,7 @@ test('TCP where UDP is swallowed, with the reason; QUIC again once it passes, wi
       reason ||= text;
     },
   };
-  const a = await join('a', { logger: logger as never, link: { betterAfter: 400 * MS } });
+  const a = await join('a', { headStart: 300 * MS, logger: logger as never, link: { betterAfter: 400 * MS } });
   t.is(a.link.medium, 'reliable');
   t.regex(reason, /quic: no answer within 300 ms/);
   udp.pass = () => true;
@@ -112,6 +116,51 @@ test('TCP where UDP is swallowed, with the reason; QUIC again once it passes, wi
   t.is(downs, 0);
   t.is(a.link.stats().connections, 1);
 });
+
+for (const dies of ['quic', 'tcp'] as const) {
+  test(`one link of a QUIC and a TCP connection: ${dies} dies under running flows, and they go on over the other`, async (t) => {
+    const { udp, relayed, join } = await setup(t);
+    const by = { quic: quicTransport, tcp: tcpTransport };
+    const lives = dies === 'quic' ? 'tcp' : 'quic';
+    const tls = await nodeTls('a');
+    const [quic, tcp] = [by.quic({ tls }), by.tcp({ tls })];
+    const survivor = lives === 'tcp' ? tcp : quic;
+    let dials = 0;
+    const mixed: Transport = {
+      name: 'mixed',
+      listen: tcp.listen,
+      dial: (...args) => [quic, tcp][dials++]?.dial(...args) ?? survivor.dial(...args),
+    };
+    const b = await join('b', { transport: by[lives]({ tls: await nodeTls('b') }) });
+    const others = new Set(relayed);
+    const a = await join('a', {
+      transport: mixed,
+      connections: 2,
+      link: { keepalive: { interval: 300 * MS, deadAfter: 1_500 * MS } },
+    });
+    while (a.link.stats().connections! < 2) await a.ping(b.addresses[0]!);
+    t.is(a.link.medium, 'lossy', 'the worse of the two');
+    let downs = 0;
+    a.on('down', () => downs++);
+    // The connection dies when it has carried so many packets more.
+    let left = 300;
+    if (dies === 'quic') {
+      udp.pass = () => left-- > 0;
+    } else {
+      for (const socket of relayed) {
+        if (others.has(socket)) continue;
+        socket.on('data', () => void (--left === 0 && socket.destroy()));
+      }
+    }
+    while (left > 0) {
+      const flows = Array.from({ length: 4 }, () => transfer(a, b, 512 * 1024));
+      t.deepEqual(await Promise.all(flows), [true, true, true, true]);
+    }
+    t.true(await transfer(b, a, 512 * 1024));
+    t.is(downs, 0);
+    while (a.link.medium !== (dies === 'quic' ? 'reliable' : 'lossy')) await a.ping(b.addresses[0]!);
+  });
+}
 
 test('an address may name its transport; one that is not there is named', async (t) => {
   const { udp, join } = await setup(t);
