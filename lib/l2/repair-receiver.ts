@@ -26,6 +26,11 @@ const MISSING = 1;
 const TRIES = 3;
 /** Networks reorder: a number is missing when so many higher ones have come, or after a while (RFC 9002 §6.1). */
 const REORDER = 3;
+/**
+ * Numbers that may be missed for each one that comes; what is not used counts for later, up to the window. A gap costs work for each number
+ * in it, and a peer that skips thousands with every small datagram is not to buy so much of it for so little.
+ */
+const MISSES = 4;
 /** What was received is reported after so many datagrams, or so long. */
 const REPORT_EVERY = 64;
 const REPORT_DELAY: Micros = 25 * MS;
@@ -44,6 +49,8 @@ export class RepairReceiver {
   private youngest = 0;
   /** No missing number is due before this. */
   private dueAt: Micros = NEVER;
+  /** Numbers that may be missed now. */
+  private credit: number;
   private unreported = 0;
   private reportAt: Micros = NEVER;
   private idleAt: Micros = NEVER;
@@ -67,6 +74,7 @@ export class RepairReceiver {
     budget: RepairBudget,
   ) {
     this.lanes = new RepairLanes(placeBytes, window, budget);
+    this.credit = window;
   }
 
   /** Every number below it is settled. */
@@ -87,6 +95,7 @@ export class RepairReceiver {
   ): number {
     if (++this.unreported === 1) this.reportAt = now + REPORT_DELAY;
     const slot = number & (this.window - 1);
+    this.credit = Math.min(this.window, this.credit + MISSES);
     if (numberDiff(number, this.next) >= 0) {
       this.miss(now, number, this.reorderTime(rtt));
       this.next = (number + 1) >>> 0;
@@ -145,13 +154,15 @@ export class RepairReceiver {
     const count = numberDiff(number, this.next);
     if (count === 0 && this.states.length === 0) return;
     if (this.states.length === 0) this.make();
-    if (count >= window) {
-      // An outage longer than anything that is kept.
+    const most = Math.min(window - 1, this.credit);
+    if (count > most) {
+      // An outage longer than anything that is kept, or one more than there is credit for.
       while (this.missing > 0) this.giveUp();
       this.advance();
-      this.counts.repairsGivenUp += count - window + 1;
-      this.floor = this.next = (number - window + 1) >>> 0;
+      this.counts.repairsGivenUp += count - most;
+      this.floor = this.next = (number - most) >>> 0;
     }
+    this.credit -= Math.min(count, most);
     for (; this.next !== number; this.next = (this.next + 1) >>> 0) {
       this.makeRoom();
       const slot = this.next & (window - 1);

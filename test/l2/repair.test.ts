@@ -350,6 +350,36 @@ test('a budget that is spent: the sender numbers nothing, the receiver delivers 
   t.is(receiver.lanes.used, 0);
 });
 
+test('who skips thousands of numbers with every datagram is not waited for so often: the work stays bounded', (t) => {
+  const receiver = new RepairReceiver(PLACE, 4096, 2 * SECOND, budget());
+  let number = 0;
+  let noticed = 0;
+  let given = 0;
+  const come = (skip: number) => {
+    number = (number + skip + 1) >>> 0;
+    const before = receiver.counts.repairsGivenUp;
+    receiver.handle(0, 10 * MS, 1, 0, number, new Uint8Array(60), 0, 60);
+    while (receiver.lanes.poll());
+    given = receiver.counts.repairsGivenUp - before;
+    // What was not given up at once is one more place to look at, each time.
+    noticed += Math.max(0, skip - given);
+  };
+  come(0);
+  come(3_000);
+  t.is(given, 0, 'an outage now and then is repaired as far as the window goes');
+  noticed = 0;
+  for (let i = 0; i < 1_000; i++) come(3_000);
+  t.true(noticed <= 4096 + 4 * 1_000, `${noticed} numbers of 3,000,000 looked for`);
+  // Losses of three in four are within what may be missed.
+  for (let i = 0; i < 1_100; i++) come(0);
+  let all = 0;
+  for (let i = 0; i < 300; i++) {
+    come(3);
+    all += given;
+  }
+  t.is(all, 0);
+});
+
 test('a jump over more than the window: nothing of it is waited for, and order begins anew', (t) => {
   const receiver = new RepairReceiver(PLACE, 16, SECOND, budget());
   const b = Buffer.alloc(4);
