@@ -104,6 +104,25 @@ test.serial(
   },
 );
 
+test.serial('a flood of pings is answered once for each read, by the last one', async (t) => {
+  const world = new World();
+  const { acceptor } = await world.accept('hub-1');
+  const peer = await raw(world);
+  peer.send(hello());
+  await world.clock.run(SECOND);
+  peer.state.got.length = 0;
+  const ping = (token: number) => controlFrame(FrameType.ping, kubebus.l2.Ping.encode({ token }).finish());
+  peer.send(Buffer.concat(Array.from({ length: 1_000 }, (_, i) => ping(i + 1))));
+  await world.clock.run(SECOND);
+  const answers = Buffer.concat(peer.state.got);
+  const pong = controlFrame(FrameType.pong, kubebus.l2.Pong.encode({ token: 1_000 }).finish());
+  // As many reads as there were small slabs to be filled.
+  t.true(answers.length > 0 && answers.length <= 3 * pong.length, `${answers.length} bytes`);
+  t.deepEqual(answers.subarray(-pong.length), Buffer.from(pong));
+  await acceptor.close(bye);
+  await world.clock.run(2 * SECOND);
+});
+
 test.serial('a peer that never reads: what waits for it is bounded, and it is cut off', async (t) => {
   const world = new World();
   const { acceptor, links } = await world.accept('hub-1');

@@ -172,6 +172,7 @@ export class Connection implements StreamHandler, FrameSink, MachineOutput {
     rx.read = framer.parse(slab.bytes, rx.read, rx.written, this.isOpen, this);
     if (framer.error !== null) this.machine.fail(framer.error, 'the bytes received are no frame of this protocol');
     slab.release();
+    this.answer();
     rx.settle(framer.needed, this.isOpen());
   }
 
@@ -195,10 +196,7 @@ export class Connection implements StreamHandler, FrameSink, MachineOutput {
     const now = this.options.clock.now();
     this.stalls.drained(now);
     this.stuck = false;
-    if (this.owedPong !== null) {
-      this.machine.sendPong(this.owedPong);
-      this.owedPong = null;
-    }
+    this.answer();
     this.drain(now);
   }
 
@@ -245,9 +243,8 @@ export class Connection implements StreamHandler, FrameSink, MachineOutput {
   }
 
   onPing(token: number): void {
-    // One answer may wait, not one for each ping of a peer that does not read.
-    if (this.stream.pending < this.options.streamBytes) this.machine.sendPong(token);
-    else this.owedPong = token;
+    // One answer for all pings of a read, and one that waits where a peer does not read: each costs a write, and a ping hardly anything.
+    this.owedPong = token;
   }
 
   controlReceived(): number {
@@ -295,6 +292,13 @@ export class Connection implements StreamHandler, FrameSink, MachineOutput {
   }
 
   // ---- helpers
+
+  private answer(): void {
+    if (this.owedPong === null || this.machine.state !== 'open') return;
+    if (this.stream.pending >= this.options.streamBytes) return;
+    this.machine.sendPong(this.owedPong);
+    this.owedPong = null;
+  }
 
   private enqueue(slab: Slab, start: number, end: number): void {
     this.egress.push(this.options.clock.now(), slab, start, end);
