@@ -14,5 +14,6 @@ export type { DropArgument, ListenOptions, Server, ServerOptions } from './serve
 export type { Socket } from './socket.js';
 export { Stack, type StackOptions } from './stack.js';
 export { TcpConnection } from './tcp/connection.js';
+export { giveBack } from './tcp/receive-queue.js';
 export { DEFAULT_TCP_OPTIONS, type TcpOptions, type TcpStats } from './tcp/types.js';
 export { DEFAULT_TCP_LIMITS, type TcpLimits } from './tcp-stack.js';

@@ -15,6 +15,11 @@ export interface SocketLike extends Duplex {
   setTimeout(ms: number, callback?: () => void): this;
   setNoDelay(enable?: boolean): this;
   setKeepAlive(enable?: boolean, initialDelay?: number): this;
+  /**
+   * Takes what the connection takes at once, past the stream; returns how many bytes. 0 also while the stream has something to
+   * write, and after an error: `write` says which. The caller may use the buffer again. For relays; Node's sockets do not have it.
+   */
+  tryWrite?(bytes: Uint8Array): number;
   destroySoon(): void;
   resetAndDestroy(): this;
   ref(): this;

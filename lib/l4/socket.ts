@@ -280,6 +280,13 @@ export class Socket extends Duplex implements HandleOwner {
     return super.read(size);
   }
 
+  /** See SocketLike. */
+  tryWrite(bytes: Uint8Array): number {
+    if (this.connecting || this._handle === null || !this.writable || this.writableLength > 0) return 0;
+    this.idle?.touch();
+    return this._handle.tryWrite(bytes);
+  }
+
   /** Destroys once what was written has been handed over. */
   destroySoon(): void {
     if (this.writable) this.end();

@@ -4,6 +4,7 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Dispatcher } from 'undici';
 import { KubeBusError } from '../../core/index.js';
+import { giveBack } from '../../l4/index.js';
 import { HttpFailure } from '../failure.js';
 import { answerFailure, breakOff, isHttp2, writeHead, writeInformation } from './answer.js';
 import { RequestBody } from './request-body.js';
@@ -44,6 +45,8 @@ const ATTEMPTS = 3;
 /** What is read and thrown away of a request that was answered early, so that the caller can see the answer. */
 const LINGER_BYTES = 1024 * 1024;
 const LINGER_MS = 2_000;
+/** Pieces of a body that are worth giving back. */
+const LARGE = 8_192;
 
 export const EXCHANGE = Symbol('kubebus.exchange');
 
@@ -161,7 +164,11 @@ class Exchange {
     if (this.closed || this.error !== undefined) return true;
     this.wrote = true;
     this.bytesOut += chunk.length;
-    return this.res.write(chunk);
+    if (chunk.length < LARGE) return this.res.write(chunk);
+    return this.res.write(chunk, (error) => {
+      // Written, and undici has kept nothing of it but perhaps trailers, whose bytes then do not come back.
+      if (!error) giveBack(chunk);
+    });
   }
 
   onComplete(trailers: readonly (string | Buffer)[] | null): void {

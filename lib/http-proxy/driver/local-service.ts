@@ -14,7 +14,7 @@ import type { DirectAccess, ServiceInfo } from '../service.js';
 import { answerRaw } from './answer.js';
 import { exchange, type Plan, type Result } from './exchange.js';
 import { slowExchange, upgrade } from './slow-exchange.js';
-import { splice } from './splice.js';
+import { Splice } from './splice.js';
 import { readTarget, type TargetTls, wrongTarget } from './target.js';
 import { type Connect, DEFAULT_UPSTREAM_LIMITS, Upstream, type UpstreamLimits } from './upstream.js';
 
@@ -155,15 +155,16 @@ export class LocalService implements Visibility {
     this.spliced.add(socket);
     socket.once('close', () => this.spliced.delete(socket));
     socket.on('error', () => {});
+    const splice = new Splice(socket);
     instance.upstream.openSocket((error, local) => {
       this.verdict(instance, error === null);
       if (local === null) answerRaw(socket, down(this.name, error), requestId);
       else if (socket.destroyed) local.destroy();
       else {
         if (head.length > 0) local.write(head);
-        splice(socket, local, instance.upstream.limits.idleTimeoutMs);
+        splice.join(local, instance.upstream.limits.idleTimeoutMs);
       }
-    });
+    }, splice.onread);
   }
 
   targets(): { url: string; healthy: boolean; active: number; connections: number }[] {

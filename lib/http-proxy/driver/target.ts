@@ -4,7 +4,7 @@ import { connect as netConnect, type Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { connect as tlsConnect } from 'node:tls';
 import { KubeBusError } from '../../core/index.js';
-import type { Connect } from './upstream.js';
+import type { Connect, OnRead } from './upstream.js';
 
 /** For https targets. */
 export interface TargetTls {
@@ -24,7 +24,7 @@ export function readTarget(text: string, tls: TargetTls = {}): { connect: Connec
     const [path = '', base = ''] = text.slice('unix:'.length).split(':');
     if (!path.startsWith('/')) throw wrongTarget(text);
     return {
-      connect: once(() => netConnect({ path }), 'connect'),
+      connect: once((onread) => netConnect({ path, ...reading(onread) }), 'connect'),
       base: base.replace(/\/$/, ''),
       authority: 'localhost',
     };
@@ -42,7 +42,8 @@ export function readTarget(text: string, tls: TargetTls = {}): { connect: Connec
   if (url.protocol === 'tcp:' && url.port === '') throw wrongTarget(`${text} (the port is missing)`);
   if (url.search !== '' || url.hash !== '' || url.username !== '')
     throw wrongTarget(`${text} (no query, fragment or user)`);
-  const tcp = () => netConnect({ host, port, noDelay: true, allowHalfOpen: url.protocol === 'tcp:' });
+  const allowHalfOpen = url.protocol === 'tcp:';
+  const tcp = (onread?: OnRead) => netConnect({ host, port, noDelay: true, allowHalfOpen, ...reading(onread) });
   const connect = secure
     ? once(
         () =>
@@ -61,10 +62,14 @@ export function readTarget(text: string, tls: TargetTls = {}): { connect: Connec
 
 const isAddress = (host: string) => /^[\d.]+$|:/.test(host);
 
+function reading(onread: OnRead | undefined): { onread?: OnRead } {
+  return onread === undefined ? {} : { onread };
+}
+
 /** A connect function from one that makes a socket and an event that says it is up. */
-export function once(make: () => Socket | Duplex, event: string): Connect {
-  return (callback) => {
-    const socket = make();
+export function once(make: (onread?: OnRead) => Socket | Duplex, event: string): Connect {
+  return (callback, onread) => {
+    const socket = make(onread);
     const failed = (error: Error) => callback(error, null);
     socket.once('error', failed);
     socket.once(event, () => {

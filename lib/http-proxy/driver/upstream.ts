@@ -9,8 +9,14 @@ import { undici } from './undici.js';
 
 export type ConnectCallback = (error: Error | null, socket: Duplex | null) => void;
 
-/** Opens a connection; calls back once. */
-export type Connect = (callback: ConnectCallback) => void;
+/** `net.Socket`'s option of that name: bytes are read to where the caller says. */
+export interface OnRead {
+  readonly buffer: Uint8Array;
+  callback(bytes: number, buffer: Uint8Array): boolean;
+}
+
+/** Opens a connection; calls back once. `onread` is used where the socket is one of Node's without TLS; elsewhere data comes as events. */
+export type Connect = (callback: ConnectCallback, onread?: OnRead) => void;
 
 export interface UpstreamLimits {
   /** Connections for requests. Upgraded ones are not counted here. **Default:** 256. */
@@ -125,7 +131,7 @@ export class Upstream {
   }
 
   /** A connection, or an error within the time allowed. */
-  openSocket(callback: ConnectCallback): void {
+  openSocket(callback: ConnectCallback, onread?: OnRead): void {
     let done = false;
     const finish = (error: Error | null, socket: Duplex | null) => {
       if (done) {
@@ -138,7 +144,7 @@ export class Upstream {
     };
     const ms = this.limits.connectTimeoutMs;
     const timer = setTimeout(() => finish(timeout(`no connection to ${this.name} within ${ms} ms`), null), ms);
-    this.connect(finish);
+    this.connect(finish, onread);
   }
 
   close(): void {

@@ -148,6 +148,15 @@ export class TcpHandle implements FlowHandler {
     this.pendingDone = done;
   }
 
+  /** Takes what the connection takes now; returns how many bytes. */
+  tryWrite(bytes: Uint8Array): number {
+    if (this.failure !== null || this.pendingDone !== null) return 0;
+    const taken = this.connection.write(bytes);
+    this.bytesWritten += taken;
+    this.driver.touch(this.flow);
+    return taken;
+  }
+
   /** FIN after what was written. */
   shutdown(): string | null {
     if (this.failure !== null) return this.told ? null : 'ENOTCONN';

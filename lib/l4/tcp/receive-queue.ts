@@ -6,17 +6,53 @@
 //
 // So a segment costs a copy and no allocation, a batch of segments is one region and one read, and an idle connection
 // holds nothing. Who keeps a buffer keeps its arena alive, as with Node's own pool; small pieces are copied out of it.
+//
+// Who is done with bytes that were read may say so (`giveBack`); an arena of which all bytes came back is filled again (blocks.ts).
 
+import { BLOCK, putBlock, takeBlock } from './blocks.js';
 import { copyBytes } from './copy-bytes.js';
 
-const ARENA = 65_536;
-/** A payload of this size gets a buffer of its own where the arena would cut it in two. */
+/** A payload of this size goes to the next arena where this one would cut it in two. */
 const WHOLE = 8_192;
 /** Below this, what `read` returns is a copy. */
 const SMALL = 1_024;
 
-let arena: Buffer = Buffer.allocUnsafeSlow(ARENA);
+/** Bytes of an arena that nobody uses any more, or never did. */
+const unused = new WeakMap<ArrayBufferLike, number>();
+
+let arena = takeArena();
 let arenaEnd = 0;
+
+function takeArena(): Buffer {
+  const bytes = takeBlock();
+  unused.set(bytes.buffer, 0);
+  return bytes;
+}
+
+function nextArena(): void {
+  disuse(arena.buffer, BLOCK - arenaEnd);
+  arena = takeArena();
+  arenaEnd = 0;
+}
+
+function disuse(buffer: ArrayBufferLike, length: number): void {
+  const before = unused.get(buffer);
+  if (before === undefined) return;
+  if (before + length < BLOCK) unused.set(buffer, before + length);
+  else {
+    // Not known any more: nothing of it can come back twice.
+    unused.delete(buffer);
+    putBlock(Buffer.from(buffer));
+  }
+}
+
+/**
+ * The caller, and whoever it showed them to, is done with these bytes, which it read from a socket of ours: they may be written over. Once
+ * for each byte; bytes from elsewhere are let be.
+ */
+export function giveBack(bytes: Uint8Array): void {
+  disuse(bytes.buffer, bytes.length);
+}
 
 interface Region {
   readonly bytes: Buffer;
@@ -34,18 +70,10 @@ export class ReceiveQueue {
 
   append(buf: Uint8Array, at: number, length: number): void {
     this.length += length;
-    if (length >= WHOLE && length > ARENA - arenaEnd) {
-      const own = Buffer.allocUnsafeSlow(length);
-      copyBytes(buf, at, length, own, 0);
-      this.push({ bytes: own, start: 0, end: length });
-      return;
-    }
+    if (length >= WHOLE && length > BLOCK - arenaEnd) nextArena();
     while (length > 0) {
-      if (arenaEnd === ARENA) {
-        arena = Buffer.allocUnsafeSlow(ARENA);
-        arenaEnd = 0;
-      }
-      const n = Math.min(length, ARENA - arenaEnd);
+      if (arenaEnd === BLOCK) nextArena();
+      const n = Math.min(length, BLOCK - arenaEnd);
       copyBytes(buf, at, n, arena, arenaEnd);
       const last = this.regions[this.regions.length - 1];
       if (last !== undefined && last.bytes === arena && last.end === arenaEnd) last.end += n;
@@ -75,14 +103,19 @@ export class ReceiveQueue {
     const n = Math.min(max, region.end - region.start);
     const bytes = region.bytes.subarray(region.start, region.start + n);
     this.consume(region, n);
-    return n < SMALL && region.bytes.length > 2 * n ? Buffer.from(bytes) : bytes;
+    if (n >= SMALL || region.bytes.length <= 2 * n) return bytes;
+    const copy = Buffer.from(bytes);
+    giveBack(bytes);
+    return copy;
   }
 
   readInto(target: Uint8Array): number {
     let done = 0;
     for (let region = this.regions[0]; region !== undefined && done < target.length; region = this.regions[0]) {
       const n = Math.min(target.length - done, region.end - region.start);
-      target.set(region.bytes.subarray(region.start, region.start + n), done);
+      const bytes = region.bytes.subarray(region.start, region.start + n);
+      target.set(bytes, done);
+      giveBack(bytes);
       done += n;
       this.consume(region, n);
     }

@@ -1,15 +1,13 @@
 // Bytes that are written and not yet acknowledged, addressed by their distance from SND.UNA.
 //
 // Small writes are packed into blocks of ours (so that a segment is filled from few pieces); large `owned` ones are kept
-// by reference. Blocks of full size come from, and go back to, a small free list.
+// by reference. Blocks of full size come from, and go back to, blocks.ts.
 
+import { BLOCK, putBlock, takeBlock } from './blocks.js';
 import { copyBytes } from './copy-bytes.js';
 
-const BLOCK = 65_536;
 const SMALLEST = 512;
 const KEEP_BY_REFERENCE = 4_096;
-const MAX_FREE = 32;
-const free: Buffer[] = [];
 
 interface Block {
   readonly bytes: Uint8Array;
@@ -114,9 +112,9 @@ const DONE: Block = { bytes: new Uint8Array(0), owned: false, position: 0, fill:
 function newBlock(needed: number, buffered: number): Buffer {
   const size = Math.max(needed, buffered, SMALLEST);
   if (size < BLOCK / 2) return Buffer.allocUnsafeSlow(size);
-  return free.pop() ?? Buffer.allocUnsafeSlow(BLOCK);
+  return takeBlock();
 }
 
 function recycle(block: Uint8Array): void {
-  if (block.length === BLOCK && block instanceof Buffer && free.length < MAX_FREE) free.push(block);
+  if (block.length === BLOCK && block instanceof Buffer) putBlock(block);
 }

@@ -1,7 +1,7 @@
 // What HTTP can do, through the whole way: gateway, hub, node, service; Node's own clients and servers, ws and undici at both ends. The same
 // whether the node's proxy reads each request or only joins connections (`direct`).
 
-import { createHash } from 'node:crypto';
+import { createHash, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import http from 'node:http';
 import net from 'node:net';
@@ -11,6 +11,9 @@ import Fastify from 'fastify';
 import { request as undici } from 'undici';
 import { WebSocket, WebSocketServer } from 'ws';
 import { ask, makeWorld, raw, until, type World } from './world.js';
+
+/** Longer than a piece of memory that is used again, and different in each of them. */
+const NOISE = randomBytes(3 * 1024 * 1024 + 17);
 
 export function behaviour(direct: 'always' | 'never'): void {
   let world: World;
@@ -64,6 +67,9 @@ export function behaviour(direct: 'always' | 'never'): void {
         res.end();
       };
       more();
+    } else if (path === '/noise') {
+      res.writeHead(200, { 'content-length': NOISE.length });
+      res.end(NOISE);
     } else if (path === '/redirect') {
       const to = url.searchParams.get('to')!;
       res.writeHead(302, {
@@ -453,6 +459,24 @@ export function behaviour(direct: 'always' | 'never'): void {
     }
     t.true(written < 64 * 1024 * 1024, `${written} bytes are under way`);
     req.destroy();
+  });
+
+  test.serial('large answers side by side, to readers that pause: every byte is right', async (t) => {
+    const sum = createHash('sha256').update(NOISE).digest('hex');
+    const one = async (slow: boolean) => {
+      const req = http.get({ host: '127.0.0.1', port: world.gateway, path: at('/noise'), agent: false });
+      const [res] = (await once(req, 'response')) as [http.IncomingMessage];
+      const hash = createHash('sha256');
+      for await (const chunk of res) {
+        hash.update(chunk as Buffer);
+        if (slow) await new Promise((resolve) => setImmediate(resolve));
+      }
+      return hash.digest('hex');
+    };
+    for (let round = 0; round < 3; round++) {
+      const sums = await Promise.all(Array.from({ length: 8 }, (_, i) => one(i % 2 === 0)));
+      t.deepEqual(sums, Array<string>(8).fill(sum));
+    }
   });
 
   test.serial('keep-alive: many requests, few connections to the service', async (t) => {
