@@ -1,26 +1,16 @@
 // What stands beside the whole way in the http bench: nginx in front of nginx, joined by `ssh -R` or by a VPN on TUN devices. And nginx itself.
 
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
-import { once } from 'node:events';
 import { chmod, mkdir, writeFile } from 'node:fs/promises';
-import { createServer } from 'node:net';
 import { userInfo } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import type { Lab } from '../../examples/lab/netns.js';
+import { freePort } from './free-port.js';
 import { CLOUD, SUBJECTS } from './subjects.js';
 import { allowCongestionControl, bringUp } from './topology.js';
 
 const run = promisify(execFile);
-
-export async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as { port: number };
-  server.close();
-  await once(server, 'close');
-  return port;
-}
 
 /** Writes the configuration of an nginx process; returns its arguments. */
 async function configured(dir: string, name: string, server: string, http: string): Promise<string[]> {

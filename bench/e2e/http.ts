@@ -10,7 +10,8 @@ import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import type { Lab } from '../../examples/lab/netns.js';
 import { cloudNames, createAuthority, nodeNames } from '../../lib/join/driver/pki.js';
-import { freePort, front, nginx, overVpn, reverseTunnel, status, VPN } from './http-peers.js';
+import { freePort } from './free-port.js';
+import { front, nginx, overVpn, reverseTunnel, status, VPN } from './http-peers.js';
 import { SUBJECTS as VPNS } from './subjects.js';
 import { buildWhenStale } from './vpn.js';
 

@@ -1,14 +1,13 @@
 // The parts of the l4 bench that need namespaces: a node without a device against the kernel behind another node's TUN, through a
 // hub, beside kernel to kernel through the same hub; and the comparison subjects on the same cables.
 
-import { type ChildProcess, spawn } from 'node:child_process';
-import { once } from 'node:events';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { kubebus, nodePki } from '../../examples/lab/command.js';
 import { type Lab, until } from '../../examples/lab/netns.js';
 import type { BulkFigure, LatencyFigure, RateFigure } from './l4-app.js';
 import type { JoinOrder, Order } from './l4-peer.js';
+import { PeerProcess } from './peer-process.js';
 import { CLOUD, EDGES, hubAddress } from './subjects.js';
 import { bringUp } from './topology.js';
 
@@ -18,42 +17,8 @@ const PEER = fileURLToPath(new URL('./l4-peer.ts', import.meta.url));
 const USERS = ['user1', 'user2'] as const;
 
 /** A process of l4-peer.ts in a namespace. Gone with the lab. */
-export class Peer {
-  private settle: (reply: { result?: unknown; error?: string }) => void = () => {};
-
-  private constructor(private readonly child: ChildProcess) {
-    child.on('message', (reply: { result?: unknown; error?: string }) => this.settle(reply));
-    child.on('exit', (code) => this.settle({ error: `the process ended with code ${code}` }));
-  }
-
-  static start(lab: Lab, ns: string): Peer {
-    const node = [process.execPath, '--import', import.meta.resolve('tsx'), PEER];
-    const child = spawn('ip', ['netns', 'exec', lab.full(ns), ...node], {
-      stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
-    });
-    return new Peer(child);
-  }
-
-  /** One order at a time. */
-  async ask<T>(order: Order, timeoutMs = 60_000): Promise<T> {
-    const timer = setTimeout(() => this.settle({ error: `no answer in ${timeoutMs / 1_000} s` }), timeoutMs);
-    const reply = new Promise<{ result?: unknown; error?: string }>((resolve) => {
-      this.settle = resolve;
-    });
-    this.child.send(order);
-    const { result, error } = await reply;
-    clearTimeout(timer);
-    if (error !== undefined) throw new Error(`${order.do}: ${error}`);
-    return result as T;
-  }
-
-  async stop(): Promise<void> {
-    if (this.child.exitCode !== null || !this.child.connected) return;
-    const gone = once(this.child, 'exit');
-    this.child.disconnect();
-    await gone;
-  }
-}
+type Peer = PeerProcess<Order>;
+const startPeer = (lab: Lab, ns: string): Peer => PeerProcess.start<Order>(PEER, lab.full(ns));
 
 /** Cloud with a device, two edges with one each, and what is needed to start nodes without. */
 export interface Overlay {
@@ -197,10 +162,10 @@ const EMPTY = (): OverlayFigures => ({
 export async function measureOverlay(overlay: Overlay, reps: number, seconds: number): Promise<OverlayFigures> {
   const { lab, cloud, edge2 } = overlay;
   const figures = EMPTY();
-  const kernel = Peer.start(lab, 'edge1');
-  const node = Peer.start(lab, 'edge1');
-  const far = Peer.start(lab, 'edge2');
-  const farNode = Peer.start(lab, 'edge2');
+  const kernel = startPeer(lab, 'edge1');
+  const node = startPeer(lab, 'edge1');
+  const far = startPeer(lab, 'edge2');
+  const farNode = startPeer(lab, 'edge2');
   try {
     await node.ask({ do: 'join', ...overlay.joinOf('user1', 1) });
     const farAddress = await farNode.ask<string>({ do: 'join', ...overlay.joinOf('user2', 2) });

@@ -8,10 +8,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { cloudNames, createAuthority, nodeNames, save } from '../../lib/join/driver/pki.js';
+import { freePort } from './free-port.js';
 import type { LinksFigure } from './links.js';
 import type { HubCpu } from './links-cpu.js';
 import type { Back, FleetOrder, NodeOf } from './links-nodes.js';
-import { freePort } from './links-port.js';
 
 const PROCESSES = 2;
 /** Joins at a time of each process. */

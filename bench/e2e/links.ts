@@ -10,7 +10,7 @@ import { fileURLToPath } from 'node:url';
 import { KubeBusNode } from '../../lib/index.js';
 import { cloudNames, createAuthority, nodeNames, save } from '../../lib/join/driver/pki.js';
 import { type TcpOptions, tcpTransport } from '../../transports/tcp.js';
-import { freePort } from './links-port.js';
+import { freePort } from './free-port.js';
 
 export interface LinksOptions {
   /** Idle links. */

@@ -8,7 +8,7 @@ import { has, Lab } from '../../examples/lab/netns.js';
 import { lossyPath } from './lossy-path.js';
 import { allowCongestionControl } from './topology.js';
 import type { Counts, Kind, QuicCongestion, TransportOrder } from './transports-peer.js';
-import { certificates, Peer } from './transports-peers.js';
+import { certificates, type Peer, startPeer } from './transports-peers.js';
 import { vpnObstacle } from './vpn.js';
 
 export const TRANSPORT_PARTS = ['loopback', 'lossy'] as const;
@@ -95,7 +95,7 @@ async function overLoopback(
   row: LoopbackRow,
   log: (line: string) => void,
 ): Promise<void> {
-  const peers = [Peer.start(), Peer.start(), Peer.start()] as const;
+  const peers = [startPeer(), startPeer(), startPeer()] as const;
   const [hub, a, b] = peers;
   try {
     const [cloud] = await hub.ask<string[]>({ do: 'hub', kind, pki, name: 'cloud', host: '127.0.0.1' });
@@ -192,16 +192,17 @@ export async function oneLossyLink(link: LossyLink, pki: string, seconds: number
       await lab.ns(ns, { congestion: link.outer ?? 'cubic', ipv6: false });
       await lab.sysctl(ns, 'net.ipv4.tcp_no_metrics_save=1', 'net.ipv4.tcp_slow_start_after_idle=0');
     }
-    unplug = await lossyPath(
+    const path = await lossyPath(
       lab,
       [
         ['a', '10.72.1.2/24'],
         ['hub', '10.72.1.1/24'],
       ],
-      { ...LOSSY, seed },
+      { ...LOSSY, loss: [LOSSY.loss, LOSSY.loss], seed },
     );
+    unplug = path.close;
     await lab.veth('b', 'up0', ['10.72.2.2/24'], 'hub', 'down0', ['10.72.2.1/24']);
-    for (const ns of ['hub', 'a', 'b']) peers.push(Peer.start(lab.full(ns)));
+    for (const ns of ['hub', 'a', 'b']) peers.push(startPeer(lab.full(ns)));
     const [hub, a, b] = peers as [Peer, Peer, Peer];
     const order = (name: string): TransportOrder => ({
       kind: link.kind,
