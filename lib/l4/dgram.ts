@@ -227,7 +227,8 @@ export class DgramSocket extends EventEmitter {
 
   close(callback?: () => void): this {
     if (typeof callback === 'function') this.on('close', callback);
-    if (this.state === 'binding') {
+    // As Node: behind what waits for the address.
+    if (this.state === 'binding' && this.queued.length > 0) {
       this.queued.push(() => this.close());
       return this;
     }
@@ -533,6 +534,7 @@ export class DgramSocket extends EventEmitter {
       // A listener threw: the others are not lost.
       if (i < batch.length && this.state !== 'closed') {
         this.received = batch.slice(i).concat(this.received);
+        this.receivedBytes = this.received.reduce((sum, r) => sum + r.message.length, 0);
         this.deliverSoon();
       }
     }

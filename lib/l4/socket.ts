@@ -9,6 +9,7 @@ import { familyOf, type Peer, type SocketContext } from './driver/context.js';
 import {
   abortError,
   errnoException,
+  hostPortException,
   nodeError,
   socketClosed,
   validateAbortSignal,
@@ -236,6 +237,7 @@ export class Socket extends Duplex implements HandleOwner {
     if (this.destroyed) this.revive();
     if (listener !== null) this.once('connect', listener);
     const request = this.makeRequest(options);
+    if (this.connecting || this._handle !== null) return this.connectAgain(request);
     this.idle?.touch();
     this.connecting = true;
     this.connector = new Connector(this.context, request, {
@@ -257,6 +259,22 @@ export class Socket extends Duplex implements HandleOwner {
       onFailed: (error) => this.destroy(error),
     });
     this.connector.start();
+    return this;
+  }
+
+  /** There is a connection, or one to come: what the kernel says then. */
+  private connectAgain({ host, port }: ConnectRequest): this {
+    process.nextTick(() => {
+      if (this._handle !== null && !this.connecting && this._server === null) {
+        // The first connect() after one that has succeeded succeeds too, on Linux.
+        this.emit('connect');
+        this.emit('ready');
+        return;
+      }
+      const { address, port: localPort } = this._getsockname();
+      const local = address === undefined ? undefined : `${address}:${localPort}`;
+      this.destroy(hostPortException(this.connecting ? 'EALREADY' : 'EISCONN', 'connect', host, port, local));
+    });
     return this;
   }
 
@@ -511,14 +529,17 @@ export class Socket extends Duplex implements HandleOwner {
       for (const chunk of chunks) bytes += chunk.length;
       this.pendingBytes = bytes;
       const onClose = () => {
+        // A socket that is destroyed may connect again: these bytes were for another connection.
+        this.removeListener('connect', onConnect);
         callback(
           nodeError('ERR_SOCKET_CLOSED_BEFORE_CONNECTION', 'Socket closed before the connection was established'),
         );
       };
-      this.once('connect', () => {
+      const onConnect = () => {
         this.removeListener('close', onClose);
         this.send(chunks, callback);
-      });
+      };
+      this.once('connect', onConnect);
       this.once('close', onClose);
       return;
     }

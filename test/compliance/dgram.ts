@@ -363,6 +363,29 @@ it('close: event, callback, and nothing works any more', async (t, w) => {
   t.throws(() => s.bind(0), { code: 'ERR_SOCKET_DGRAM_NOT_RUNNING' });
 });
 
+it('close right after bind: closed at once, and never listening', async (t, w) => {
+  const s = w.a.createSocket('udp4');
+  const events: string[] = [];
+  s.on('listening', () => events.push('listening'));
+  s.on('close', () => events.push('close'));
+  s.bind(0);
+  s.close();
+  t.throws(() => s.close(), { code: 'ERR_SOCKET_DGRAM_NOT_RUNNING' });
+  await once(s, 'close');
+  await turn();
+  t.deepEqual(events, ['close']);
+});
+
+it('close right after the first send waits for the address', async (t, w) => {
+  const s = w.a.createSocket('udp4');
+  const events: string[] = [];
+  s.on('listening', () => events.push('listening'));
+  s.send('x', 9, w.host);
+  s.close();
+  await once(s, 'close');
+  t.deepEqual(events, ['listening']);
+});
+
 it('a signal closes the socket', async (t, w) => {
   const controller = new AbortController();
   const s = w.b.createSocket({ type: 'udp4', signal: controller.signal } as NodeDgram.SocketOptions);

@@ -383,6 +383,53 @@ it('a socket can connect again after close', async (t, w) => {
   server.close();
 });
 
+it('connect while connecting: EALREADY, and no second connection', async (t, w) => {
+  const server = w.server.createServer((s) => s.on('error', () => {}));
+  const port = await listen(server, w.host);
+  const client = w.client.connect(port, w.host);
+  const events: string[] = [];
+  record(client, ['connect', 'close'], events);
+  const failed = once(client, 'error');
+  client.connect(port, w.host);
+  const [error] = (await failed) as [SystemError];
+  t.is(error.code, 'EALREADY');
+  t.is(error.syscall, 'connect');
+  await closed(client);
+  t.deepEqual(events, ['close']);
+  t.true(client.destroyed);
+  server.close();
+  await closed(server);
+});
+
+it('connect on a connection that is up: connect and ready again, and no second connection', async (t, w) => {
+  const accepted: Socket[] = [];
+  const server = w.server.createServer((s) => accepted.push(s));
+  const port = await listen(server, w.host);
+  const client = w.client.connect(port, w.host);
+  await Promise.all([once(client, 'ready'), once(server, 'connection')]);
+  const { localPort } = client;
+  const events: string[] = [];
+  record(client, ['connect', 'ready', 'error'], events);
+  client.connect(port, w.host);
+  await once(client, 'ready');
+  client.write('x');
+  await once(accepted[0]!, 'data');
+  t.deepEqual(events, ['connect', 'ready']);
+  t.is(client.localPort, localPort);
+  t.is(accepted.length, 1);
+  end(client, ...accepted);
+  server.close();
+});
+
+it('connect on a socket that a server has accepted: EISCONN', async (t, w) => {
+  const [client, socket] = await pair(w);
+  const failed = once(socket, 'error');
+  socket.connect(1, w.clientHost);
+  const [error] = (await failed) as [SystemError];
+  t.is(error.code, 'EISCONN');
+  end(client, socket);
+});
+
 it('connect to port 0 is refused or unavailable, never a hang', async (t, w) => {
   const client = w.client.connect(0, w.host);
   const [error] = (await once(client, 'error')) as [SystemError];

@@ -178,6 +178,14 @@ test('promise forms give up when their signal aborts, and reject with the error 
   t.true(client.destroyed);
   accepted.resume();
   await once(accepted, 'close');
+
+  // A connection that has waited for whoever takes it: its errors are his to hear, and nobody else's.
+  const early = await other.connect(listener.address().port, node.addresses[0]);
+  await new Promise((resolve) => listener.server.getConnections(resolve));
+  const late = await listener.accept();
+  t.is(late.listenerCount('error'), 0);
+  early.destroy();
+  late.destroy();
   await listener.close();
 });
 

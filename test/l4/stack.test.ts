@@ -309,6 +309,31 @@ test('memory of all connections is bounded: out-of-order data is refused above i
   t.true(s.counter('out-of-order-refused') > 1_500, String(s.counter('out-of-order-refused')));
 });
 
+test('what a connection that is over has left to read is given back when it is read', (t) => {
+  const s = new StackUnderTest();
+  s.listen(80);
+  const endings = { 'TIME-WAIT': ack | fin, CLOSED: rst };
+  for (const [i, [state, flags]] of Object.entries(endings).entries()) {
+    const port = 4_000 + i;
+    const { ours, theirs } = open(s, port);
+    const flow = s.accepted.at(-1)!;
+    const connection = flow.connection!;
+    connection.shutdown();
+    s.stack.tcp.touch(flow);
+    s.settle();
+    s.give(segment({ port, flags: ack, seq: theirs, ack: ours + 1, payload: Buffer.alloc(1_000) }));
+    s.give(segment({ port, flags, seq: theirs + 1_000, ack: ours + 1 }));
+    t.is(connection.state, state as typeof connection.state);
+    t.is(s.counter('buffered-bytes'), 1_000);
+    t.is(connection.read(600)?.length, 600);
+    s.stack.tcp.touch(flow);
+    s.settle();
+    t.is(s.counter('buffered-bytes'), 400);
+    t.is(connection.read()?.length, 400);
+    t.is(s.counter('buffered-bytes'), 0);
+  }
+});
+
 test('a hole behind every byte: so many ranges, and no more; what is refused is counted', (t) => {
   const s = new StackUnderTest();
   s.listen(80);

@@ -38,18 +38,23 @@ export async function listenPromise(
     if (waiter !== undefined) waiter.resolve(socket);
     else if (ready.length < backlog) {
       ready.push(socket);
-      socket.once('error', () => {
-        const i = ready.indexOf(socket);
-        if (i >= 0) ready.splice(i, 1);
-      });
+      socket.once('error', forget);
     } else socket.resetAndDestroy();
   });
+  // Of sockets that wait. It has to go when somebody takes one: an error that is heard here is none that he hears of.
+  const forget = function (this: Socket) {
+    const i = ready.indexOf(this);
+    if (i >= 0) ready.splice(i, 1);
+  };
   server.listen(host === undefined ? { port } : { port, host });
   await once(server, 'listening');
 
   const accept = (accepting: { signal?: AbortSignal } = {}): Promise<Socket> => {
     const socket = ready.shift();
-    if (socket !== undefined) return Promise.resolve(socket);
+    if (socket !== undefined) {
+      socket.removeListener('error', forget);
+      return Promise.resolve(socket);
+    }
     if (closed) return Promise.reject(abortError());
     const { signal } = accepting;
     if (signal?.aborted) return Promise.reject(abortError(signal.reason));

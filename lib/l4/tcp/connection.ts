@@ -433,14 +433,19 @@ export class TcpConnection implements TcpSurface {
 
   read(max = Number.POSITIVE_INFINITY): Buffer | null {
     const bytes = this.receiver.queue.read(max);
-    if (bytes !== null) this.readBytes += bytes.length;
+    if (bytes !== null) this.handleTaken(bytes.length);
     return bytes;
   }
 
   readInto(target: Uint8Array): number {
     const n = this.receiver.queue.readInto(target);
-    this.readBytes += n;
+    this.handleTaken(n);
     return n;
+  }
+
+  private handleTaken(bytes: number): void {
+    this.receiver.handleTaken(bytes);
+    this.readBytes += bytes;
   }
 
   shutdown(): void {

@@ -161,9 +161,13 @@ export class Receiver {
     this.dsackEnd = end;
   }
 
-  /** The application has taken bytes. True: the window has opened enough to tell the peer. */
-  handleRead(now: Micros, bytes: number): boolean {
+  /** The application has taken bytes. At once, and not with `handleRead`: who reads what a closed connection has left is not polled any more. */
+  handleTaken(bytes: number): void {
     this.charge(-bytes);
+  }
+
+  /** The same when there is a clock. True: the window has opened enough to tell the peer. */
+  handleRead(now: Micros, bytes: number): boolean {
     const wanted = this.autotune.handleRead(now, bytes, this.peerMss);
     const room = this.memory === undefined || this.memory.used < this.memory.limit / 2;
     if (wanted > this.limit && room) this.limit = Math.min(wanted, this.maxLimit);
