@@ -56,15 +56,13 @@ async function dial(options: WebTransportOptions, address: string, signal: Abort
     ...(engine.http3 ? {} : { forceReliable: true }),
     ...FLOW,
   });
-  session.closed.catch(() => {});
   const failed = (what: string, cause?: unknown) =>
     new KubeBusError('ERR_CONNECT', `cannot connect to ${authority}: ${what}`, { cause });
-  const aborted = () => void endSession(session);
-  signal.addEventListener('abort', aborted, { once: true });
+  const { over, release } = endOf(session, signal, failed);
   try {
-    await Promise.race([session.ready, session.closed.then(() => Promise.reject(failed('the session was refused')))]);
+    await Promise.race([session.ready, over]);
     guardClose(session);
-    const stream = await openStream(session);
+    const stream = await Promise.race([openStream(session, signal), over]);
     const duplex = new DuplexStream(stream, `webtransport://${authority}`, true);
     closeWith(session, stream);
     const machine = new AuthMachine(
@@ -78,8 +76,27 @@ async function dial(options: WebTransportOptions, address: string, signal: Abort
     if (signal.aborted) throw failed('no answer in time');
     throw error instanceof KubeBusError ? error : failed(String((error as Error | undefined)?.message ?? error), error);
   } finally {
-    signal.removeEventListener('abort', aborted);
+    release();
   }
+}
+
+/**
+ * `over` rejects as soon as the session has ended or `signal` says so. The package by itself settles `ready`, `closed` and a stream that is
+ * being opened late (8 s for TLS, 2 s for the settings) or, where the session ends at the wrong moment, never.
+ */
+function endOf(session: WebTransportSession, signal: AbortSignal, failed: (what: string, cause?: unknown) => Error) {
+  let aborted = () => {};
+  const over = new Promise<never>((_, reject) => {
+    aborted = () => reject(failed('no answer in time'));
+    session.closed.then(
+      () => reject(failed('the session was refused')),
+      (cause) => reject(failed('the session was not opened', cause)),
+    );
+    if (signal.aborted) aborted();
+    else signal.addEventListener('abort', aborted, { once: true });
+  });
+  over.catch(() => {});
+  return { over, release: () => signal.removeEventListener('abort', aborted) };
 }
 
 /** Asks who the HTTPS server says it is. Nothing is trusted by it: the proof of identity is bound to what is seen here. */
@@ -109,9 +126,12 @@ function seenCertificate(host: string, port: number, where: string, signal: Abor
   });
 }
 
-async function openStream(session: WebTransportSession): Promise<Duplex> {
+async function openStream(session: WebTransportSession, signal: AbortSignal): Promise<Duplex> {
   const { readable, writable } = await session.createBidirectionalStream();
-  return Duplex.fromWeb({ readable, writable } as never);
+  const stream: Duplex = Duplex.fromWeb({ readable, writable } as never);
+  // Nobody waits for it any more.
+  if (signal.aborted) stream.on('error', () => {}).destroy();
+  return stream;
 }
 
 /** One stream is all a session is for. */
