@@ -162,7 +162,7 @@ async function relay(
 async function rekeys(
   t: ExecutionContext,
   { between, deaf, most }: { between: string | null; deaf: boolean; most: number },
-): Promise<{ count: number; end: string }> {
+): Promise<{ count: number; end: string; waiting: number }> {
   // A socket of the file system holds as much as it was told to, where TCP finds room for megabytes.
   const dir = mkdtempSync(join(tmpdir(), 'kubebus-rekeys-'));
   const listening = net.createServer({ pauseOnConnect: true }).listen(join(dir, 'socket'));
@@ -196,8 +196,9 @@ async function rekeys(
       await turn();
     }
   }
+  const waiting = socket.handle.pending;
   if (!over) child.kill();
-  return { count, end: (await outcome).end };
+  return { count, end: (await outcome).end, waiting };
 }
 
 withAddon(
@@ -211,10 +212,12 @@ withAddon(
 );
 
 withAddon(
-  'a peer that does not read the answers to its requests for new keys is cut off',
+  'a peer that does not read the answers to its requests for new keys is cut off, where each is answered',
   async (t) => {
-    const { count, end } = await rekeys(t, { between: 'x\n', deaf: true, most: 2_000 });
-    t.is(end, 'ERR_SSL_TOO_MANY_KEY_UPDATES');
+    const { count, end, waiting } = await rekeys(t, { between: 'x\n', deaf: true, most: 2_000 });
+    // OpenSSL 3.5 answers with what is written next, 3.0 at once.
+    if (end === 'end') t.is(waiting, 0, 'there are no answers that could wait');
+    else t.is(end, 'ERR_SSL_TOO_MANY_KEY_UPDATES');
     t.true(count > 150, `after ${count}`);
   },
   'openssl',
