@@ -1,9 +1,10 @@
 // Connections through the proxy of the network: HTTP CONNECT (RFC 9110 §9.3.6) and SOCKS5 (RFC 1928, 1929). The proxy sees
 // host and port; TLS goes through it end to end. Names are resolved by the proxy.
 
+import { once } from 'node:events';
 import http from 'node:http';
 import https from 'node:https';
-import type net from 'node:net';
+import net from 'node:net';
 import { SocksClient } from 'socks';
 import { KubeBusError } from '../lib/core/index.js';
 
@@ -86,32 +87,30 @@ function refusal(status: number, text: string, withUser: boolean): string {
 }
 
 async function throughSocks(url: URL, host: string, port: number, signal: AbortSignal): Promise<net.Socket> {
-  const connecting = SocksClient.createConnection({
-    proxy: {
-      host: url.hostname.replace(/^\[|\]$/g, ''),
-      port: Number(url.port || 1080),
-      type: 5,
-      ...(url.username === ''
-        ? {}
-        : { userId: decodeURIComponent(url.username), password: decodeURIComponent(url.password) }),
-    },
-    command: 'connect',
-    destination: { host, port },
-  });
-  let aborted = () => {};
-  const abort = new Promise<never>((_, reject) => {
-    aborted = () => reject(signal.reason as Error);
-    if (signal.aborted) aborted();
-    else signal.addEventListener('abort', aborted, { once: true });
-  });
+  // A socket of our own: the package's would go on, and hold the process, for the 30 s that it gives a proxy.
+  const socket = net.connect({ host: url.hostname.replace(/^\[|\]$/g, ''), port: Number(url.port || 1080) });
+  const aborted = () => socket.destroy(signal.reason as Error);
+  if (signal.aborted) aborted();
+  else signal.addEventListener('abort', aborted, { once: true });
   try {
-    return (await Promise.race([connecting, abort])).socket;
+    await once(socket, 'connect');
+    await SocksClient.createConnection({
+      existing_socket: socket,
+      proxy: {
+        host: url.hostname,
+        port: socket.remotePort!,
+        type: 5,
+        ...(url.username === ''
+          ? {}
+          : { userId: decodeURIComponent(url.username), password: decodeURIComponent(url.password) }),
+      },
+      command: 'connect',
+      destination: { host, port },
+    });
+    return socket;
   } catch (error) {
-    // One that comes all the same is not left behind.
-    connecting.then(
-      ({ socket }) => socket.destroy(),
-      () => {},
-    );
+    socket.on('error', () => {});
+    socket.destroy();
     throw error;
   } finally {
     signal.removeEventListener('abort', aborted);

@@ -1,10 +1,8 @@
 // Programs of others at both ends of the way: curl, wrk and Chromium in front, nginx behind. Installed in CI; skipped elsewhere.
 
-import { execFile, spawn, spawnSync } from 'node:child_process';
+import { execFile, spawnSync } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
-import { once } from 'node:events';
 import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import net from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
@@ -12,6 +10,7 @@ import { inflateSync } from 'node:zlib';
 import test from 'ava';
 import { camera } from '../../examples/camera.js';
 import { createAuthority } from '../../lib/join/driver/pki.js';
+import { foreignServer } from '../support/foreign-server.js';
 import { makeWorld, until, type World } from './support/world.js';
 
 const run = promisify(execFile);
@@ -120,20 +119,13 @@ needs(
   const file = randomBytes(3 * 1024 * 1024);
   await mkdir(join(dir, 'www'));
   await writeFile(join(dir, 'www/file'), file);
-  const probe = net.createServer().listen(0, '127.0.0.1');
-  await once(probe, 'listening');
-  const { port } = probe.address() as net.AddressInfo;
-  probe.close();
-  await writeFile(
-    join(dir, 'nginx.conf'),
+  const conf = (own: number) =>
     `daemon off; master_process off; pid ${dir}/nginx.pid; error_log stderr crit; events {}
      http { access_log off; client_body_temp_path ${dir}/b; proxy_temp_path ${dir}/p; fastcgi_temp_path ${dir}/f; uwsgi_temp_path ${dir}/u; scgi_temp_path ${dir}/s;
-     server { listen 127.0.0.1:${port}; root ${dir}/www; location /dir { return 301 /dir/; } location /dir/ { return 200 "in $http_x_forwarded_proto"; } } }`,
-  );
-  const nginx = spawn('nginx', ['-c', join(dir, 'nginx.conf')], { stdio: 'ignore' });
-  t.teardown(async () => {
-    nginx.kill('SIGTERM');
-    if (nginx.exitCode === null) await once(nginx, 'exit');
+     server { listen 127.0.0.1:${own}; root ${dir}/www; location /dir { return 301 /dir/; } location /dir/ { return 200 "in $http_x_forwarded_proto"; } } }`;
+  const port = await foreignServer(t, 'nginx', async (own) => {
+    await writeFile(join(dir, 'nginx.conf'), conf(own));
+    return ['-c', join(dir, 'nginx.conf')];
   });
   const service = world
     .node('acme/edge-1')

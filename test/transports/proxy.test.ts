@@ -1,5 +1,4 @@
 // Links through the proxies that networks have: tinyproxy (HTTP CONNECT) and microsocks (SOCKS5), as real programs.
-import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import net from 'node:net';
@@ -11,6 +10,7 @@ import { KubeBusCloud, KubeBusNode } from '../../lib/index.js';
 import { cloudNames, createAuthority, nodeNames } from '../../lib/join/driver/pki.js';
 import { parseProxy } from '../../transports/proxy.js';
 import { tcpTransport } from '../../transports/tcp.js';
+import { foreignServer, refusingPort } from '../support/foreign-server.js';
 import { transfer } from '../support/transfer.js';
 
 const withProgram = (program: string) => (title: string, body: (t: ExecutionContext) => Promise<void>) => {
@@ -47,46 +47,14 @@ async function overlay(t: ExecutionContext) {
   return { cloud, transport, start };
 }
 
-async function freePort(): Promise<number> {
-  const server = net.createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as net.AddressInfo;
-  server.close();
-  await once(server, 'close');
-  return port;
-}
-
-/** Resolves once something listens. */
-async function listening(port: number, child: ChildProcess): Promise<void> {
-  for (;;) {
-    if (child.exitCode !== null) throw new Error(`the proxy ended with code ${child.exitCode}`);
-    const socket = net.connect(port, '127.0.0.1');
-    const up = await new Promise<boolean>((resolve) => {
-      socket.once('connect', () => resolve(true)).once('error', () => resolve(false));
-    });
-    socket.destroy();
-    if (up) return;
-  }
-}
-
-async function run(t: ExecutionContext, port: number, program: string, args: string[]): Promise<void> {
-  const child = spawn(program, args, { stdio: 'ignore' });
-  t.teardown(async () => {
-    if (child.exitCode !== null) return;
-    child.kill('SIGKILL');
-    await once(child, 'exit');
-  });
-  await listening(port, child);
-}
-
 async function tinyproxy(t: ExecutionContext, extra = ''): Promise<number> {
   const dir = await mkdtemp(join(tmpdir(), 'kubebus-proxy-'));
   t.teardown(() => rm(dir, { recursive: true, force: true }));
-  const port = await freePort();
   const file = join(dir, 'tinyproxy.conf');
-  await writeFile(file, `Port ${port}\nListen 127.0.0.1\nTimeout 600\nAllow 127.0.0.1\nMaxClients 20\n${extra}`);
-  await run(t, port, 'tinyproxy', ['-d', '-c', file]);
-  return port;
+  return foreignServer(t, 'tinyproxy', async (port) => {
+    await writeFile(file, `Port ${port}\nListen 127.0.0.1\nTimeout 600\nAllow 127.0.0.1\nMaxClients 20\n${extra}`);
+    return ['-d', '-c', file];
+  });
 }
 
 withTinyproxy('a link through HTTP CONNECT', async (t) => {
@@ -123,8 +91,16 @@ withTinyproxy(
 
 withMicrosocks('a link through SOCKS5, with user and password', async (t) => {
   const { cloud, transport, start } = await overlay(t);
-  const port = await freePort();
-  await run(t, port, 'microsocks', ['-i', '127.0.0.1', '-p', String(port), '-u', 'edge', '-P', 's3cret']);
+  const port = await foreignServer(t, 'microsocks', (p) => [
+    '-i',
+    '127.0.0.1',
+    '-p',
+    String(p),
+    '-u',
+    'edge',
+    '-P',
+    's3cret',
+  ]);
   const a = await start('a', `socks5://edge:s3cret@127.0.0.1:${port}`);
   const b = await start('b');
   t.true(await transfer(a, b, 4 * 1024 * 1024));
@@ -136,14 +112,15 @@ withMicrosocks('a link through SOCKS5, with user and password', async (t) => {
 
 test('a proxy that is not there, and one that never answers: the reason, and no wait beyond the time given', async (t) => {
   const { cloud, transport } = await overlay(t);
-  const port = await freePort();
+  const port = await refusingPort(t);
   for (const scheme of ['http', 'socks5']) {
     const gone = await t.throwsAsync(
       (await transport('a', `${scheme}://127.0.0.1:${port}`)).dial(cloud.addresses[0]!, AbortSignal.timeout(30_000)),
     );
     t.regex(gone!.message, /through the proxy .*ECONNREFUSED/);
   }
-  const silent = net.createServer(() => {}).listen(0, '127.0.0.1');
+  const accepted: net.Socket[] = [];
+  const silent = net.createServer((socket) => void accepted.push(socket.resume())).listen(0, '127.0.0.1');
   await once(silent, 'listening');
   t.teardown(() => silent.close());
   const { port: mute } = silent.address() as net.AddressInfo;
@@ -153,6 +130,10 @@ test('a proxy that is not there, and one that never answers: the reason, and no 
     );
     t.regex(late!.message, /no answer in time/);
   }
+  t.is(accepted.length, 2);
+  // Nothing is left behind that would hold a process.
+  for (const socket of accepted)
+    if (!socket.closed) await once(socket, 'close', { signal: AbortSignal.timeout(10_000) });
 });
 
 test('what is no proxy is refused at once, and its password is not repeated', (t) => {

@@ -1,9 +1,7 @@
 // WebSocket links: direct, behind nginx that ends the TLS, through a proxy, with somebody in between.
-import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import https from 'node:https';
-import net from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
@@ -12,6 +10,7 @@ import { KubeBusCloud, KubeBusNode } from '../../lib/index.js';
 import { type Authority, cloudNames, createAuthority, nodeNames } from '../../lib/join/driver/pki.js';
 import { shortLived } from '../../transports/web/short-lived.js';
 import { type WebSocketOptions, webSocketTransport } from '../../transports/websocket.js';
+import { foreignServer } from '../support/foreign-server.js';
 import { tlsMiddle } from '../support/tls-middle.js';
 import { transfer } from '../support/transfer.js';
 
@@ -64,33 +63,16 @@ nginxTest('behind nginx, which ends the TLS with a certificate of its own (needs
   t.teardown(() => rm(dir, { recursive: true, force: true }));
   await writeFile(join(dir, 'cert.pem'), front.cert);
   await writeFile(join(dir, 'key.pem'), front.key);
-  const probe = net.createServer().listen(0, '127.0.0.1');
-  await once(probe, 'listening');
-  const { port: public_ } = probe.address() as net.AddressInfo;
-  probe.close();
-  await once(probe, 'close');
-  await writeFile(
-    join(dir, 'nginx.conf'),
+  const conf = (own: number) =>
     `daemon off; pid ${dir}/pid; error_log ${dir}/error.log; events {}
      http { access_log off; client_body_temp_path ${dir}/b; proxy_temp_path ${dir}/p; fastcgi_temp_path ${dir}/f; uwsgi_temp_path ${dir}/u; scgi_temp_path ${dir}/s;
-       server { listen 127.0.0.1:${public_} ssl; ssl_certificate ${dir}/cert.pem; ssl_certificate_key ${dir}/key.pem;
+       server { listen 127.0.0.1:${own} ssl; ssl_certificate ${dir}/cert.pem; ssl_certificate_key ${dir}/key.pem;
          location /kubebus { proxy_pass http://127.0.0.1:${port}; proxy_http_version 1.1;
-           proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection upgrade; } } }`,
-  );
-  const child = spawn('nginx', ['-c', join(dir, 'nginx.conf'), '-p', dir], { stdio: 'ignore' });
-  t.teardown(async () => {
-    if (child.exitCode !== null) return;
-    child.kill('SIGTERM');
-    await once(child, 'exit');
+           proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection upgrade; } } }`;
+  const public_ = await foreignServer(t, 'nginx', async (own) => {
+    await writeFile(join(dir, 'nginx.conf'), conf(own));
+    return ['-c', join(dir, 'nginx.conf'), '-p', dir];
   });
-  for (let up = false; !up; ) {
-    if (child.exitCode !== null) throw new Error(`nginx ended with code ${child.exitCode}`);
-    const socket = net.connect(public_, '127.0.0.1');
-    up = await new Promise<boolean>((resolve) => {
-      socket.once('connect', () => resolve(true)).once('error', () => resolve(false));
-    });
-    socket.destroy();
-  }
   const [a, b] = [await join2(t, public_, 'a'), await join2(t, public_, 'b')];
   t.true(await transfer(a, b, 2 * 1024 * 1024));
   // What is not the path of links stays nginx's and ours to refuse.

@@ -1,7 +1,6 @@
 // WebTransport in the form that is installed here (HTTP/2; HTTP/3 too where the native part is): an overlay on it, refusals
 // with their reasons, somebody in between, a peer that does not read.
 import { once } from 'node:events';
-import net from 'node:net';
 import test, { type ExecutionContext } from 'ava';
 import { Slab } from '../../lib/core/index.js';
 import { KubeBusCloud, KubeBusNode } from '../../lib/index.js';
@@ -10,6 +9,7 @@ import type { ByteStream, StreamHandler } from '../../lib/l2/transport.js';
 import { WINDOW } from '../../transports/web/credit.js';
 import { chooseReliability, loadWebTransport } from '../../transports/web/webtransport-engine.js';
 import { webTransport } from '../../transports/webtransport.js';
+import { refusingPort } from '../support/foreign-server.js';
 import { tlsMiddle } from '../support/tls-middle.js';
 import { transfer } from '../support/transfer.js';
 
@@ -187,13 +187,8 @@ test('a peer that does not read holds one window of bytes, and gets the rest whe
 });
 
 test('nobody listens: the reason comes at once', async (t) => {
-  const server = net.createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as net.AddressInfo;
-  server.close();
-  await once(server, 'close');
   const dialling = webTransport({ tls: await nodeTls('a') }).dial(
-    `kubebus://127.0.0.1:${port}`,
+    `kubebus://127.0.0.1:${await refusingPort(t)}`,
     AbortSignal.timeout(30_000),
   );
   const error = await t.throwsAsync(dialling);
