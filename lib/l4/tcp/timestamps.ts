@@ -38,10 +38,9 @@ export class Timestamps {
     return ((segment.tsval - this.recent) | 0) >= 0 || now - this.recentAt > OUTDATED;
   }
 
-  /** §4.3 (2) and (3): only a segment that reaches Last.ACK.sent may change TS.Recent. */
+  /** §4.3 (2) and (3): only a segment that reaches Last.ACK.sent may change TS.Recent (it has passed `accepts`). */
   handleAccepted(now: Micros, segment: TcpSegment, lastAckSent: Seq): void {
     if (!this.enabled || !segment.hasTimestamps || !seqLe(segment.seq, lastAckSent)) return;
-    if (((segment.tsval - this.recent) | 0) < 0 && now - this.recentAt <= OUTDATED) return;
     this.recent = segment.tsval;
     this.recentAt = now;
   }
