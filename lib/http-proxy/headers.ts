@@ -182,6 +182,19 @@ export function passesInResponse(lower: string, listedNames: ReadonlySet<string>
   return !HOP_BY_HOP.has(lower) && !OURS.test(lower) && !listedNames?.has(lower);
 }
 
+/** RFC 9110 §6.5.1: what decides about routing, framing or who calls is no trailer. */
+const NO_TRAILER = new Set([...HOP_BY_HOP, 'content-length', 'host', 'via', 'trailer', 'x-request-id']);
+
+/** Trailers that are passed on. */
+export function trailerFields(raw: readonly string[]): string[] {
+  const kept: string[] = [];
+  for (let i = 0; i < raw.length; i += 2) {
+    const lower = raw[i]!.toLowerCase();
+    if (!NO_TRAILER.has(lower) && !OURS.test(lower) && !CLAIMS.test(lower)) kept.push(raw[i]!, raw[i + 1]!);
+  }
+  return kept;
+}
+
 export { listed as connectionOptions };
 
 /** The value of a field in a flat list; undefined: not there. With several, the first. */

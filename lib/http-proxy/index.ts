@@ -13,9 +13,10 @@ export {
   type CloudTenantHost,
   type GatewayOptions,
 } from './driver/cloud-http.js';
+export { readForward } from './driver/forward-target.js';
 export { DEFAULT_FRONT_LIMITS, type FrontLimits } from './driver/front.js';
+export type { HealthCheck } from './driver/health-check.js';
 export {
-  type HealthCheck,
   LocalService,
   type PublishOptions,
   type RequestHandler,
@@ -28,7 +29,6 @@ export {
   type NodeHttpOptions,
   PROXY_PORT,
   type PublishedService,
-  readForward,
 } from './driver/node-http.js';
 export { REGISTRY_PORT } from './driver/registry-channel.js';
 export { type PeerOfConnection, ServerProxy, type ServerProxyOptions } from './driver/server-proxy.js';

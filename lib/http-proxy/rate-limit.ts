@@ -30,9 +30,10 @@ export class RateLimiter {
     let bucket = this.buckets.get(key);
     if (bucket === undefined) {
       bucket = { tokens: this.burst, at: now };
-      if (this.buckets.size >= this.maxKeys) this.evict(now);
-      this.buckets.set(key, bucket);
-    }
+      if (this.buckets.size >= this.maxKeys) this.buckets.delete(this.buckets.keys().next().value!);
+    } else this.buckets.delete(key);
+    // In the order of their last use: the first has waited longest and is the fullest, so little is forgotten with it.
+    this.buckets.set(key, bucket);
     bucket.tokens = Math.min(this.burst, bucket.tokens + ((now - bucket.at) / 1_000_000) * perSecond);
     bucket.at = now;
     if (bucket.tokens >= 1) {
@@ -41,14 +42,16 @@ export class RateLimiter {
     }
     return (1 - bucket.tokens) / perSecond;
   }
+}
 
-  /** Full buckets say nothing; if all are in use, the oldest goes. */
-  private evict(now: Micros): void {
-    for (const [key, bucket] of this.buckets) {
-      if (bucket.tokens + ((now - bucket.at) / 1_000_000) * this.rate.perSecond >= this.burst) this.buckets.delete(key);
-    }
-    if (this.buckets.size < this.maxKeys) return;
-    const oldest = this.buckets.keys().next();
-    if (oldest.done !== true) this.buckets.delete(oldest.value);
+/** Who counts as one caller: an IPv4 address, or an IPv6 network of 64 bits, because a caller has all addresses of its own (RFC 6177 §2). */
+export function clientKey(address: string): string {
+  if (!address.includes(':')) return address;
+  const [front = '', back] = address.replace(/%.*$/, '').split('::');
+  const groups = front === '' ? [] : front.split(':');
+  if (back !== undefined) {
+    const tail = back === '' ? [] : back.split(':');
+    while (groups.length + tail.length < 8) groups.push('0');
   }
+  return `${groups.slice(0, 4).join(':')}::/64`;
 }

@@ -16,7 +16,7 @@ import { HttpFailure } from '../failure.js';
 import { field, hopFields, identityFields, MAX_HOPS, requestFields } from '../headers.js';
 import { mendResponse, ownNames } from '../mend.js';
 import { Metrics } from '../metrics.js';
-import { type Rate, RateLimiter } from '../rate-limit.js';
+import { clientKey, type Rate, RateLimiter } from '../rate-limit.js';
 import type { DirectAccess } from '../service.js';
 import { type AccessLog, logAccess, type Seen, track } from './access-log.js';
 import { answerFailure, answerRaw, isHttp2, writeHead } from './answer.js';
@@ -58,7 +58,7 @@ export interface ClientProxyOptions {
   readonly redirectToHttps?: number;
   /** A proxy in front is trusted: its Forwarded and X-Forwarded-* are kept and extended. **Default:** false: they are dropped. */
   readonly trustForwarded?: boolean;
-  /** Requests per client address. **Default:** no limit. */
+  /** Requests per client address (per network of 64 bits with IPv6). **Default:** no limit. */
   readonly clientRate?: Rate;
   /** Requests per tenant whose service is called. **Default:** no limit. */
   readonly tenantRate?: Rate;
@@ -210,7 +210,7 @@ export class ClientProxy {
     };
     if (caller === null) return refuse(new HttpFailure('ERR_HTTP_FORBIDDEN', 'nobody knows who is at the other end'));
     if (this.clients !== null) {
-      const wait = this.clients.take(started * 1000, client);
+      const wait = this.clients.take(started * 1000, clientKey(client));
       if (wait > 0)
         return refuse(new HttpFailure('ERR_HTTP_RATE_LIMITED', 'too many requests from this address', Math.ceil(wait)));
     }

@@ -21,24 +21,16 @@ import {
   type Route,
 } from './client-proxy.js';
 import { DIRECT_IDLE_MS, directUpstream } from './direct.js';
+import { readForward } from './forward-target.js';
 import { LocalService, type PublishOptions, type Target } from './local-service.js';
-import {
-  type ListedService,
-  listed,
-  memoryPair,
-  OVERLAY_DOMAIN,
-  offline,
-  overlayAgent,
-  overlayFetch,
-  PROXY_PORT,
-  readForward,
-  UpstreamTable,
-} from './node-http.js';
+import { type ListedService, listed, offline, PROXY_PORT } from './node-http.js';
+import { memoryPair, OVERLAY_DOMAIN, overlayAgent, overlayFetch } from './overlay-fetch.js';
 import { RegistryServer } from './registry-channel.js';
 import { ServerProxy } from './server-proxy.js';
 import { once } from './target.js';
 import { connectTunnel, forwardPort, type OverlayConnect, socksListener, type TunnelListener } from './tunnels.js';
 import { DEFAULT_UPSTREAM_LIMITS, Upstream, type UpstreamLimits } from './upstream.js';
+import { UpstreamTable } from './upstream-table.js';
 
 /** A tenant's overlay, as the cloud is on it. */
 export interface CloudTenantHost {

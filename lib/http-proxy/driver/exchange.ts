@@ -6,6 +6,7 @@ import type { Dispatcher } from 'undici';
 import { KubeBusError } from '../../core/index.js';
 import { giveBack } from '../../l4/index.js';
 import { HttpFailure } from '../failure.js';
+import { trailerFields } from '../headers.js';
 import { answerFailure, breakOff, isHttp2, writeHead, writeInformation } from './answer.js';
 import { RequestBody } from './request-body.js';
 import type { Lease, Upstream } from './upstream.js';
@@ -48,6 +49,16 @@ const LINGER_MS = 2_000;
 /** Pieces of a body that are worth giving back. */
 const LARGE = 8_192;
 
+/** Informational answers (103 and the like) of one request: they are written without back-pressure. */
+export const MAX_INFORMATION = 32;
+
+export function tooMuchInformation(): HttpFailure {
+  return new HttpFailure(
+    'ERR_HTTP_SERVICE_DOWN',
+    `the service sent more than ${MAX_INFORMATION} informational answers`,
+  );
+}
+
 export const EXCHANGE = Symbol('kubebus.exchange');
 
 export function hasBody(req: IncomingMessage): boolean {
@@ -69,6 +80,7 @@ class Exchange {
   private resumeUpstream: (() => void) | null = null;
   private body: RequestBody | null = null;
   private attempts = 0;
+  private informed = 0;
   private status = 0;
   private bytesOut = 0;
   private error: string | undefined;
@@ -147,6 +159,10 @@ class Exchange {
     const headers: string[] = new Array(raw.length);
     for (let i = 0; i < raw.length; i++) headers[i] = raw[i]!.toString('latin1');
     if (status < 200) {
+      if (++this.informed > MAX_INFORMATION) {
+        this.fail(tooMuchInformation());
+        return true;
+      }
       writeInformation(this.req, this.res, status, this.plan.mend(headers));
       return true;
     }
@@ -290,7 +306,9 @@ function flushHead(of: Exchange): void {
   of.flush();
 }
 
-export function addTrailers(req: IncomingMessage, res: ServerResponse, raw: readonly string[]): void {
+export function addTrailers(req: IncomingMessage, res: ServerResponse, all: readonly string[]): void {
+  const raw = trailerFields(all);
+  if (raw.length === 0) return;
   if (isHttp2(req)) {
     for (let i = 0; i < raw.length; i += 2) res.addTrailers({ [raw[i]!]: raw[i + 1]! });
     return;

@@ -21,6 +21,8 @@ export interface FrontLimits {
   readonly keepAliveMs: number;
   /** Connections at once; more are closed. **Default:** 10,000. */
   readonly connections: number;
+  /** Requests of an HTTP/1.1 connection that wait behind others of it (pipelining); a connection with more is closed. **Default:** 16. */
+  readonly pipelined: number;
   /** Bytes of a request's body; more is 413. **Default:** no limit. */
   readonly bodyBytes: number;
 }
@@ -31,6 +33,7 @@ export const DEFAULT_FRONT_LIMITS: FrontLimits = {
   idleTimeoutMs: 300_000,
   keepAliveMs: 65_000,
   connections: 10_000,
+  pipelined: 16,
   bodyBytes: Number.POSITIVE_INFINITY,
 };
 
@@ -70,11 +73,14 @@ export function createFront(handlers: FrontHandlers, limits: FrontLimits, tls: T
       : createSecureServer({
           ...options,
           ...tls.options(),
+          handshakeTimeout: limits.headMs,
           allowHTTP1: true,
           maxSessionMemory: 16,
           settings: { initialWindowSize: 1024 * 1024, maxConcurrentStreams: 256, enableConnectProtocol: false },
         });
   tls?.watch((context) => (server as Http2SecureServer).setSecureContext(context));
+  // Also those that have not finished their TLS handshake.
+  server.maxConnections = limits.connections;
   const open = new Set<Duplex>();
   const sessions = new Set<ServerHttp2Session>();
   const track = (socket: Duplex) => {
@@ -100,9 +106,23 @@ export function createFront(handlers: FrontHandlers, limits: FrontLimits, tls: T
   if (server instanceof Server) server.maxRequestsPerSocket = 0;
 
   const refused = new WeakSet<Duplex>();
+  /** Requests behind others, by connection. */
+  const behind = new WeakMap<Duplex, number>();
   const guard = (req: IncomingMessage, res: ServerResponse, expects: boolean) => {
     // Node hands on what was pipelined behind a refused request; it may be that request's body.
     if (refused.has(req.socket)) return;
+    // Each would hold a connection to a service, and memory for its answer.
+    if (res.socket === null && !isHttp2(req)) {
+      const { socket } = req;
+      const waiting = (behind.get(socket) ?? 0) + 1;
+      if (waiting > limits.pipelined) {
+        refused.add(socket);
+        socket.destroy();
+        return;
+      }
+      behind.set(socket, waiting);
+      res.once('close', () => behind.set(socket, behind.get(socket)! - 1));
+    }
     const failure = unacceptable(req);
     if (failure === null) {
       handlers.request(req, res, expects);

@@ -1,18 +1,19 @@
 // Edge: one published service: its instances (local URLs) with their health, or a request handler in this process.
 
-import { request as httpRequest, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import type { Duplex } from 'node:stream';
 import { KubeBusError } from '../../core/index.js';
 import type { Visibility } from '../access.js';
 import { isServiceName } from '../address.js';
 import { Balancer } from '../balance.js';
 import { HttpFailure } from '../failure.js';
-import { field } from '../headers.js';
+import { field, trailerFields } from '../headers.js';
 import { Health } from '../health.js';
 import { type Mend, mendResponse, ownNames } from '../mend.js';
 import type { DirectAccess, ServiceInfo } from '../service.js';
 import { answerRaw } from './answer.js';
 import { exchange, type Plan, type Result } from './exchange.js';
+import { checkHealth, type HealthCheck } from './health-check.js';
 import { slowExchange, upgrade } from './slow-exchange.js';
 import { Splice } from './splice.js';
 import { readTarget, type TargetTls, wrongTarget } from './target.js';
@@ -23,15 +24,6 @@ export type RequestHandler = (req: IncomingMessage, res: ServerResponse) => unkn
 
 /** `http://`, `https://` or `tcp://` URL, `unix:/path[:/base]`, a request handler (plain, express, fastify.routing), or an http.Server. */
 export type Target = string | RequestHandler | Server;
-
-export interface HealthCheck {
-  /** Asked with GET; any status below 500 is healthy. **Default:** none: a connection is healthy. */
-  readonly path?: string;
-  /** **Default:** 5,000; 1,000 while unhealthy. */
-  readonly intervalMs?: number;
-  /** **Default:** 2,000. */
-  readonly timeoutMs?: number;
-}
 
 export interface PublishOptions {
   /** Open to the Internet through the gateway. **Default:** false. */
@@ -292,6 +284,14 @@ export class LocalService implements Visibility {
         delete headers[name];
     }
     req.rawHeaders = local.headers;
+    let trailers: string[] = [];
+    // They come when the handler has read the body.
+    Object.defineProperty(req, 'rawTrailers', {
+      get: () => trailers,
+      set: (raw: string[]) => {
+        trailers = trailerFields(raw);
+      },
+    });
   }
 
   private observe(res: ServerResponse, local: LocalRequest): void {
@@ -353,51 +353,18 @@ export class LocalService implements Visibility {
 
   private schedule(instance: Instance, delay: number): void {
     if (this.closed) return;
+    const check = this.options.health === false ? {} : (this.options.health ?? {});
     const timer = setTimeout(() => {
       this.timers.delete(timer);
-      this.check(instance, (ok) => {
+      checkHealth(instance, check, (ok) => {
         if (this.closed) return;
         this.verdict(instance, ok);
-        const { intervalMs = 5_000 } = this.options.health === false ? {} : (this.options.health ?? {});
+        const { intervalMs = 5_000 } = check;
         this.schedule(instance, instance.healthy && ok ? intervalMs : Math.min(intervalMs, 1_000));
       });
     }, delay);
     timer.unref();
     this.timers.add(timer);
-  }
-
-  private check(instance: Instance, done: (ok: boolean) => void): void {
-    const { path, timeoutMs = 2_000 } = this.options.health === false ? {} : (this.options.health ?? {});
-    let settled = false;
-    const settle = (ok: boolean) => {
-      if (settled) return;
-      settled = true;
-      clearTimeout(timer);
-      done(ok);
-    };
-    const timer = setTimeout(() => settle(false), timeoutMs);
-    timer.unref();
-    if (path === undefined) {
-      instance.connect((error, socket) => {
-        socket?.on('error', () => {});
-        socket?.destroy();
-        settle(error === null);
-      });
-      return;
-    }
-    const request = httpRequest({
-      path: instance.base + path,
-      headers: { host: instance.authority, 'user-agent': 'kubebus-health' },
-      createConnection: ((_o: unknown, callback: (e: Error | null, s: Duplex | null) => void) =>
-        instance.connect(callback)) as never,
-    });
-    request.on('response', (response) => {
-      response.resume();
-      settle((response.statusCode ?? 500) < 500);
-      request.destroy();
-    });
-    request.on('error', () => settle(false));
-    request.end();
   }
 }
 

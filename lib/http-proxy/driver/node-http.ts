@@ -2,7 +2,6 @@
 
 import { randomUUID } from 'node:crypto';
 import type { Duplex } from 'node:stream';
-import * as streams from 'node:stream';
 import type { Agent, Dispatcher } from 'undici';
 import { KubeBusError, type Logger } from '../../core/index.js';
 import type { NetLike, ServerLike, SocketLike } from '../../l4/index.js';
@@ -13,20 +12,19 @@ import { Metrics, type Traffic } from '../metrics.js';
 import { type NodeServices, type ServiceInfo, withoutDirect } from '../service.js';
 import type { AccessLog } from './access-log.js';
 import { ClientProxy, type ClientProxyOptions, type ListenAddress, type Route } from './client-proxy.js';
+import { dial, type ForwardTarget, readForward } from './forward-target.js';
 import { LocalService, type PublishOptions, type Target } from './local-service.js';
+import { memoryPair, OVERLAY_DOMAIN, overlayAgent, overlayFetch } from './overlay-fetch.js';
 import { RegistryClient } from './registry-channel.js';
 import { identified, type PeerOfConnection, ServerProxy } from './server-proxy.js';
 import { tunnel } from './slow-exchange.js';
 import { once } from './target.js';
 import { connectTunnel, forwardPort, type OverlayConnect, socksListener, type TunnelListener } from './tunnels.js';
-import { undici } from './undici.js';
 import { DEFAULT_UPSTREAM_LIMITS, Upstream, type UpstreamLimits } from './upstream.js';
+import { UpstreamTable } from './upstream-table.js';
 
 /** Overlay port of the server proxy of each node, and of the cloud's proxy on its gateway addresses. */
 export const PROXY_PORT = 7480;
-/** Domain of the host form inside the overlay: `<service>.<node>.<tenant>.kubebus`. */
-export const OVERLAY_DOMAIN = 'kubebus';
-const MAX_UPSTREAMS = 1024;
 const TUNNEL_IDLE_MS = 3_600_000;
 
 /** What the HTTP layer needs of the node below. */
@@ -394,40 +392,6 @@ export class NodeHttp {
 
 const LOCAL = Symbol('kubebus.local');
 
-export interface ForwardTarget {
-  readonly tenant: string;
-  readonly node: string;
-  readonly service?: string;
-  readonly port: number;
-}
-
-/** `tenant/node:port`, `node:port` of the own tenant, or `tenant/node/service`. **Throws** ERR_INVALID_ARGUMENT. */
-export function readForward(text: string, ownTenant: string): ForwardTarget {
-  const service = parseServiceAddress(text);
-  if (service !== null) return { ...service, port: 0 };
-  const match = /^(?:([a-z0-9-]{1,63})\/)?([a-z0-9-]{1,63}):(\d{1,5})$/.exec(text);
-  const port = Number(match?.[3]);
-  if (match === null || port < 1 || port > 65_535) {
-    throw new KubeBusError('ERR_INVALID_ARGUMENT', `not tenant/node:port or tenant/node/service: ${text}`);
-  }
-  return { tenant: match[1] ?? ownTenant, node: match[2]!, port };
-}
-
-function dial(
-  net: NetLike,
-  host: string,
-  port: number,
-  callback: (error: NodeJS.ErrnoException | null, socket: Duplex | null) => void,
-): void {
-  const socket = net.connect({ host, port, allowHalfOpen: true });
-  const failed = (error: NodeJS.ErrnoException) => callback(error, null);
-  socket.once('error', failed);
-  socket.once('connect', () => {
-    socket.removeListener('error', failed);
-    callback(null, socket);
-  });
-}
-
 export function offline(address: ServiceAddress): HttpFailure {
   return new HttpFailure('ERR_HTTP_NODE_OFFLINE', `${address.tenant}/${address.node} has no link now`, 5);
 }
@@ -439,64 +403,4 @@ export function listed(nodes: readonly NodeServices[], traffic: ReadonlyMap<stri
       return { tenant, node, online, ...service, ...(through === undefined ? {} : { traffic: through }) };
     }),
   );
-}
-
-/** Upstreams by address, bounded: the one unused for longest goes. */
-export class UpstreamTable {
-  private readonly table = new Map<string, Upstream>();
-
-  get(key: string, make: () => Upstream): Upstream {
-    let upstream = this.table.get(key);
-    if (upstream !== undefined) {
-      return upstream;
-    }
-    upstream = make();
-    if (this.table.size >= MAX_UPSTREAMS) {
-      for (const [old, idle] of this.table) {
-        if (idle.active > 0) continue;
-        idle.close();
-        this.table.delete(old);
-        break;
-      }
-    }
-    this.table.set(key, upstream);
-    return upstream;
-  }
-
-  close(): void {
-    for (const upstream of this.table.values()) upstream.close();
-    this.table.clear();
-  }
-}
-
-/** Two ends of a connection within the process. */
-export function memoryPair(): [Duplex, Duplex] {
-  const { duplexPair } = streams as unknown as { duplexPair(options?: object): [Duplex, Duplex] };
-  return duplexPair({ highWaterMark: 256 * 1024 });
-}
-
-/** An undici agent whose connections all end in a proxy of this process. */
-export function overlayAgent(accept: (socket: Duplex) => void): Agent {
-  return new (undici().Agent)({
-    connect: ((_options: unknown, callback: (error: Error | null, socket: Duplex) => void) => {
-      const [near, far] = memoryPair();
-      accept(far);
-      queueMicrotask(() => callback(null, near));
-    }) as never,
-    // The proxy behind it has the time limits.
-    headersTimeout: 0,
-    bodyTimeout: 0,
-  });
-}
-
-export function overlayFetch(dispatcher: Dispatcher, url: string | URL, init: RequestInit): Promise<Response> {
-  const text = String(url);
-  const match = /^kubebus:\/\/([^/?#]+)\/([^/?#]+)\/([^/?#]+)([/?#].*)?$/i.exec(text);
-  if (match === null) {
-    return Promise.reject(new KubeBusError('ERR_INVALID_ARGUMENT', `not kubebus://tenant/node/service/path: ${text}`));
-  }
-  const [, tenant, node, service, rest = '/'] = match;
-  const target = `http://${service}.${node}.${tenant}.${OVERLAY_DOMAIN}${rest.startsWith('/') ? rest : `/${rest}`}`;
-  const body = init.body === undefined || init.body === null ? {} : { duplex: 'half' as const };
-  return undici().fetch(target, { ...body, ...(init as object), dispatcher }) as unknown as Promise<Response>;
 }

@@ -4,14 +4,21 @@
 import { type ClientRequest, type IncomingMessage, ServerResponse } from 'node:http';
 import type { Duplex } from 'node:stream';
 import { HttpFailure } from '../failure.js';
+import { trailerFields } from '../headers.js';
 import { answerFailure, breakOff, isHttp2, writeHead, writeInformation } from './answer.js';
-import { addTrailers, explain, hasBody, type Plan } from './exchange.js';
+import { addTrailers, explain, hasBody, MAX_INFORMATION, type Plan, tooMuchInformation } from './exchange.js';
 import type { Upstream } from './upstream.js';
 
 function open(plan: Plan, extra: readonly string[]): { upstream: Upstream; request: ClientRequest } | HttpFailure {
   const upstream = plan.pick();
   if (upstream instanceof HttpFailure) return upstream;
-  const request = upstream.request({ method: plan.method, path: plan.path, headers: [...plan.headers, ...extra] });
+  let request: ClientRequest;
+  try {
+    request = upstream.request({ method: plan.method, path: plan.path, headers: [...plan.headers, ...extra] });
+  } catch (error) {
+    // What HTTP/2 lets pass and HTTP/1.1 does not.
+    return new HttpFailure('ERR_HTTP_BAD_REQUEST', (error as Error).message);
+  }
   request.setTimeout(upstream.limits.headersTimeoutMs, () => {
     request.destroy(Object.assign(new Error('no progress'), { code: 'ERR_HTTP_TIMEOUT' }));
   });
@@ -40,6 +47,7 @@ export function slowExchange(req: IncomingMessage, res: ServerResponse, plan: Pl
   let bytesOut = 0;
   let error: string | undefined;
   let sending = false;
+  let informed = 0;
   let status = 0;
 
   const fail = (failure: HttpFailure) => {
@@ -66,7 +74,7 @@ export function slowExchange(req: IncomingMessage, res: ServerResponse, plan: Pl
     });
     request.on('drain', () => req.resume());
     req.on('end', () => {
-      const { rawTrailers } = req;
+      const rawTrailers = trailerFields(req.rawTrailers);
       if (rawTrailers.length > 0) {
         const pairs: [string, string][] = [];
         for (let i = 0; i < rawTrailers.length; i += 2) pairs.push([rawTrailers[i]!, rawTrailers[i + 1]!]);
@@ -81,6 +89,7 @@ export function slowExchange(req: IncomingMessage, res: ServerResponse, plan: Pl
     send();
   });
   request.on('information', (info: { statusCode: number; rawHeaders: string[] }) => {
+    if (++informed > MAX_INFORMATION) return fail(tooMuchInformation());
     // 100 comes as 'continue', too.
     if (info.statusCode === 100) return;
     writeInformation(req, res, info.statusCode, plan.mend(info.rawHeaders));
@@ -154,6 +163,7 @@ export function upgrade(req: IncomingMessage, socket: Duplex, head: Buffer, plan
   const { upstream, request } = opened;
   upstream.active++;
   let finished = false;
+  let informed = 0;
   const finish = (status: number, bytesIn: number, bytesOut: number, error?: string) => {
     if (finished) return;
     finished = true;
@@ -192,6 +202,10 @@ export function upgrade(req: IncomingMessage, socket: Duplex, head: Buffer, plan
     res.on('finish', () => finish(answer.statusCode!, 0, bytesOut));
   });
   request.on('information', (info: { statusCode: number; rawHeaders: string[] }) => {
+    if (++informed > MAX_INFORMATION) {
+      request.destroy(Object.assign(new Error('too much information'), { code: 'ERR_HTTP_INFORMATION' }));
+      return;
+    }
     // 100 comes as 'continue', too.
     if (info.statusCode === 100) return;
     writeInformation(req, res, info.statusCode, plan.mend(info.rawHeaders));
