@@ -14,7 +14,7 @@ export interface SoakOptions {
   readonly transport: string;
   readonly connections: number;
   readonly faults: readonly FaultName[];
-  /** Each fault once, in order, instead of at random. */
+  /** Each fault once, in order, instead of at random; at random all of them come before one comes again. */
   readonly once?: boolean;
   readonly log: (line: string) => void;
 }
@@ -34,8 +34,10 @@ export async function soak(prefix: string, options: SoakOptions): Promise<SoakRe
   try {
     await field.up();
     const start = performance.now();
-    for (let i = 0; options.once ? i < faults.length : performance.now() - start < seconds * 1_000; i++) {
-      const fault = faults[options.once ? i : random.u32() % faults.length]!;
+    let waiting: FaultName[] = [...faults];
+    while (options.once ? waiting.length > 0 : performance.now() - start < seconds * 1_000) {
+      if (waiting.length === 0) waiting = [...faults];
+      const [fault] = waiting.splice(options.once ? 0 : random.u32() % waiting.length, 1) as [FaultName];
       const [from, to] = FAULTS[fault].lasts;
       const ms = Math.round(from + random.float() * (to - from));
       const o = await suffer(field, fault, ms);
