@@ -1,27 +1,25 @@
 // Edge: dgram.Socket over the stack's UDP. What differs from node:dgram, and why, is in docs/guides/sockets.md.
 
 import { EventEmitter } from 'node:events';
-import { isIP } from 'node:net';
 import { formatAddress } from '../l3/index.js';
-import { bindAddress, destination, familyOf, resolve, type SocketContext } from './driver/context.js';
+import { bindAddress, destination, familyOf, type SocketContext } from './driver/context.js';
 import { Binding } from './driver/dgram-binding.js';
+import { DgramInbox, type InboxOwner } from './driver/dgram-inbox.js';
+import { type Found, findAddress } from './driver/dgram-lookup.js';
 import {
   type BindOptions,
   type Bytes,
   type DgramOptions,
-  listOf,
   type RemoteInfo,
   type SendCallback,
   type SocketType,
-  sliceOf,
+  sendArguments,
   validateBufferSize,
 } from './driver/dgram-options.js';
 import {
-  argType,
   errnoException,
   hostPortException,
   nodeError,
-  notFound,
   validateAbortSignal,
   validateFunction,
   validateNumber,
@@ -55,10 +53,7 @@ export class DgramSocket extends EventEmitter {
   private connectState: 'no' | 'pending' | 'yes' = 'no';
   private binding: Binding | null = null;
   private readonly queued: (() => void)[] = [];
-  private received: { message: Buffer; info: RemoteInfo }[] = [];
-  private receivedBytes = 0;
-  private delivering = false;
-  private receiveBuffer: number;
+  private readonly inbox: DgramInbox;
   private sendBuffer: number;
   private wantsRef = true;
   private referenced = false;
@@ -78,7 +73,7 @@ export class DgramSocket extends EventEmitter {
     this.options = typeof options === 'object' ? options : {};
     const { lookup, signal, recvBufferSize, sendBufferSize } = this.options;
     if (lookup !== undefined) validateFunction(lookup, 'lookup');
-    this.receiveBuffer = recvBufferSize ? validateBufferSize(recvBufferSize) : DEFAULT_BUFFER;
+    this.inbox = new DgramInbox(this.inboxOwner, recvBufferSize ? validateBufferSize(recvBufferSize) : DEFAULT_BUFFER);
     this.sendBuffer = sendBufferSize ? validateBufferSize(sendBufferSize) : DEFAULT_BUFFER;
     if (typeof listener === 'function') this.on('message', listener);
     if (signal !== undefined) {
@@ -177,25 +172,7 @@ export class DgramSocket extends EventEmitter {
   send(message: Bytes | readonly Bytes[], ...args: unknown[]): void {
     this.checkOpen();
     const connected = this.connectState !== 'no';
-    // (offset, length, port, address, callback), or without the first two: told apart as Node does.
-    const sliced = connected
-      ? typeof args[1] === 'number'
-      : Boolean(args[3]) || (Boolean(args[2]) && typeof args[2] !== 'function');
-    const parts = sliced ? [sliceOf(message as Bytes, args[0] as number, args[1] as number)] : listOf(message);
-    let [port, address, callback] = sliced ? args.slice(2) : args;
-    if (connected) {
-      if (!sliced || typeof port === 'function') callback = port;
-      else if (port || address) throw nodeError('ERR_SOCKET_DGRAM_IS_CONNECTED', 'Already connected');
-    }
-    const number = connected ? 0 : validatePort(port, 'Port', false);
-    if (typeof address === 'function') {
-      callback = address;
-      address = undefined;
-    } else if (address !== undefined && address !== null && typeof address !== 'string') {
-      throw argType('address', 'one of type string or falsy', address);
-    }
-    const done = typeof callback === 'function' ? (callback as SendCallback) : null;
-    if (parts.length === 0) parts.push(new Uint8Array(0));
+    const { parts, port: number, address, done } = sendArguments(connected, message, args);
     this.whenBound(() => {
       if (connected) {
         const peer = this.binding?.peer;
@@ -237,7 +214,7 @@ export class DgramSocket extends EventEmitter {
     if (this.binding !== null) this.context.driver.stack.udp.unbind(this.binding);
     this.context.driver.owners.delete(this);
     this.binding = null;
-    this.received = [];
+    this.inbox.clear();
     this.updateRef();
     process.nextTick(() => this.emit('close'));
     return this;
@@ -338,7 +315,7 @@ export class DgramSocket extends EventEmitter {
 
   setRecvBufferSize(size: number): void {
     this.checkBuffer('uv_recv_buffer_size');
-    this.receiveBuffer = validateBufferSize(size);
+    this.inbox.limit = validateBufferSize(size);
   }
 
   setSendBufferSize(size: number): void {
@@ -348,7 +325,7 @@ export class DgramSocket extends EventEmitter {
 
   getRecvBufferSize(): number {
     this.checkBuffer('uv_recv_buffer_size');
-    return this.receiveBuffer;
+    return this.inbox.limit;
   }
 
   getSendBufferSize(): number {
@@ -394,30 +371,8 @@ export class DgramSocket extends EventEmitter {
     return this.type === 'udp4' ? '127.0.0.1' : '::1';
   }
 
-  /** An address for a name; the family is the socket's. Addresses come back in the same tick's end, like lookups of libuv do. */
-  private find(text: string, done: (error: Error | null, address: string) => void): void {
-    const family = this.type === 'udp4' ? 4 : 6;
-    if (this.options.lookup !== undefined) {
-      this.options.lookup(text, { family, hints: 0, all: false }, (error, address) => {
-        if (error) done(error, '');
-        else done(null, String(address));
-      });
-      return;
-    }
-    const kind = isIP(text);
-    if (kind === family) {
-      process.nextTick(done, null, text);
-      return;
-    }
-    if (kind !== 0) {
-      // What getaddrinfo says to an address of the other family.
-      process.nextTick(done, notFound(text), '');
-      return;
-    }
-    resolve(this.context, text, family).then(
-      (found) => (found[0] === undefined ? done(notFound(text), '') : done(null, found[0])),
-      (error: unknown) => done(error instanceof Error ? error : notFound(text), ''),
-    );
+  private find(text: string, done: Found): void {
+    findAddress(this.context, text, this.type === 'udp4' ? 4 : 6, this.options.lookup, done);
   }
 
   private bindTo(text: string, port: number): void {
@@ -502,42 +457,20 @@ export class DgramSocket extends EventEmitter {
   private readonly receiver = {
     onDatagram: (message: Buffer, info: RemoteInfo): void => {
       if (this.options.receiveBlockList?.check(info.address, info.family === 'IPv4' ? 'ipv4' : 'ipv6')) return;
-      // As SO_RCVBUF: what does not fit is lost. At least one always fits.
-      if (this.receivedBytes > 0 && this.receivedBytes + message.length > this.receiveBuffer) return;
-      this.received.push({ message, info });
-      this.receivedBytes += message.length;
-      this.deliverSoon();
+      this.inbox.add(message, info);
     },
-    onError: (): void => this.deliverSoon(),
+    onError: (): void => this.inbox.deliverSoon(),
   };
 
-  private deliverSoon(): void {
-    if (this.delivering) return;
-    this.delivering = true;
-    process.nextTick(this.runDeliver);
-  }
-
-  private readonly runDeliver = (): void => {
-    this.delivering = false;
-    const batch = this.received;
-    this.received = [];
-    this.receivedBytes = 0;
-    let i = 0;
-    try {
-      while (i < batch.length && this.state !== 'closed') {
-        const { message, info } = batch[i++]!;
-        this.emit('message', message, info);
-      }
+  private readonly inboxOwner: InboxOwner = {
+    isOpen: () => this.state !== 'closed',
+    deliver: (message, info) => {
+      this.emit('message', message, info);
+    },
+    delivered: () => {
       const code = this.binding?.takeError() ?? null;
       if (code !== null) this.emit('error', errnoException(code, 'recvmsg'));
-    } finally {
-      // A listener threw: the others are not lost.
-      if (i < batch.length && this.state !== 'closed') {
-        this.received = batch.slice(i).concat(this.received);
-        this.receivedBytes = this.received.reduce((sum, r) => sum + r.message.length, 0);
-        this.deliverSoon();
-      }
-    }
+    },
   };
 
   private updateRef(): void {

@@ -2,7 +2,7 @@
 
 import type { BlockList } from 'node:net';
 import type { LookupFunction } from './connect.js';
-import { argType, nodeError } from './errors.js';
+import { argType, nodeError, validatePort } from './errors.js';
 import type { AddressInfo } from './socket-options.js';
 
 export type SocketType = 'udp4' | 'udp6';
@@ -48,7 +48,7 @@ function viewOf(value: unknown, name: string): Uint8Array {
 }
 
 /** The parts of a message. */
-export function listOf(message: unknown): Uint8Array[] {
+function listOf(message: unknown): Uint8Array[] {
   if (!Array.isArray(message)) return [viewOf(message, 'buffer')];
   return message.map((part) => {
     if (typeof part !== 'string' && !ArrayBuffer.isView(part)) {
@@ -58,7 +58,7 @@ export function listOf(message: unknown): Uint8Array[] {
   });
 }
 
-export function sliceOf(message: Bytes, offset: number, length: number): Uint8Array {
+function sliceOf(message: Bytes, offset: number, length: number): Uint8Array {
   const view = viewOf(message, 'buffer');
   if (offset > view.length) {
     throw nodeError('ERR_BUFFER_OUT_OF_BOUNDS', '"offset" is outside of buffer bounds', RangeError);
@@ -67,4 +67,35 @@ export function sliceOf(message: Bytes, offset: number, length: number): Uint8Ar
     throw nodeError('ERR_BUFFER_OUT_OF_BOUNDS', '"length" is outside of buffer bounds', RangeError);
   }
   return view.subarray(offset, offset + length);
+}
+
+export interface SendArguments {
+  readonly parts: Uint8Array[];
+  /** 0 on a connected socket. */
+  readonly port: number;
+  readonly address: unknown;
+  readonly done: SendCallback | null;
+}
+
+/** send(message[, offset, length][, port][, address][, callback]): what follows the message is told apart as Node does. */
+export function sendArguments(connected: boolean, message: unknown, args: readonly unknown[]): SendArguments {
+  const sliced = connected
+    ? typeof args[1] === 'number'
+    : Boolean(args[3]) || (Boolean(args[2]) && typeof args[2] !== 'function');
+  const parts = sliced ? [sliceOf(message as Bytes, args[0] as number, args[1] as number)] : listOf(message);
+  let [port, address, callback] = sliced ? args.slice(2) : args;
+  if (connected) {
+    if (!sliced || typeof port === 'function') callback = port;
+    else if (port || address) throw nodeError('ERR_SOCKET_DGRAM_IS_CONNECTED', 'Already connected');
+  }
+  const number = connected ? 0 : validatePort(port, 'Port', false);
+  if (typeof address === 'function') {
+    callback = address;
+    address = undefined;
+  } else if (address !== undefined && address !== null && typeof address !== 'string') {
+    throw argType('address', 'one of type string or falsy', address);
+  }
+  if (parts.length === 0) parts.push(new Uint8Array(0));
+  const done = typeof callback === 'function' ? (callback as SendCallback) : null;
+  return { parts, port: number, address, done };
 }

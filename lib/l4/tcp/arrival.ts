@@ -1,5 +1,5 @@
-// Segment arrives: steps 1 to 4 of RFC 9293 §3.10.7.4 for a connection in SYN-RECEIVED or later, with PAWS (RFC 7323 §5)
-// and RFC 5961. Says what is to be done with the segment; the connection does it.
+// Segment arrives: RFC 9293 §3.10.7.3 in SYN-SENT, and steps 1 to 4 of §3.10.7.4 for a connection in SYN-RECEIVED or later, with PAWS
+// (RFC 7323 §5) and RFC 5961. Says what is to be done with the segment; the connection does it.
 
 import type { Micros } from '../../core/index.js';
 import { TcpFlag, type TcpSegment } from '../wire/tcp.js';
@@ -24,6 +24,26 @@ export type Arrival =
   | 'repeat-syn'
   /** Simultaneous open: the peer's SYN-ACK (its SYN was seen before). */
   | 'establish';
+
+export type SynSentArrival =
+  | 'drop'
+  /** Not ours: the old duplicate of another incarnation. The stack's answer for strangers fits (RST at SEG.ACK). */
+  | 'answer-reset'
+  | 'refused'
+  | 'establish'
+  /** Simultaneous open, figure 8: our SYN goes again, now with ACK. */
+  | 'cross';
+
+/** RFC 9293 §3.10.7.3. */
+export function judgeInSynSent(segment: TcpSegment, iss: Seq): SynSentArrival {
+  const { flags } = segment;
+  const acked = (flags & TcpFlag.ack) !== 0;
+  if (acked && segment.ack !== seqAdd(iss, 1)) return flags & TcpFlag.rst ? 'drop' : 'answer-reset';
+  // Without an acceptable ACK a RST may be anybody's.
+  if (flags & TcpFlag.rst) return acked ? 'refused' : 'drop';
+  if (!(flags & TcpFlag.syn)) return 'drop';
+  return acked ? 'establish' : 'cross';
+}
 
 export function judgeArrival(
   now: Micros,

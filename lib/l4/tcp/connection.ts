@@ -5,15 +5,15 @@ import { type Micros, NEVER } from '../../core/index.js';
 import type { PacketWriter } from '../wire/packet-writer.js';
 import { TcpFlag, type TcpSegment } from '../wire/tcp.js';
 import { ChallengeLimiter } from './acceptability.js';
-import { judgeArrival } from './arrival.js';
+import { judgeArrival, judgeInSynSent } from './arrival.js';
 import { Closing } from './close.js';
 import { Handshake } from './handshake.js';
 import { Liveness } from './liveness.js';
+import { countOddities } from './oddities.js';
 import { Output } from './output.js';
 import { Path, reasonOf } from './path.js';
-import { isPredicted } from './prediction.js';
+import { isPredicted, takePredicted } from './prediction.js';
 import { Receiver } from './receiver.js';
-import { lastAck } from './recovery.js';
 import { RetransmitTimer } from './retransmit-timer.js';
 import { type Plan, Sender } from './sender.js';
 import { type Seq, seqAdd } from './seq.js';
@@ -27,7 +27,6 @@ import {
   type IcmpKind,
   optionsWith,
   type TcpConfig,
-  type TcpCounters,
   TcpEvent,
   type TcpOptions,
   type TcpReason,
@@ -134,10 +133,7 @@ export class TcpConnection implements TcpSurface {
   }
   get writable(): number {
     if (this.closing.sendClosed || this.failure !== 'none' || this.machine.current === 'CLOSED') return 0;
-    // While a hole is open, what lies behind it counts too, and `writable` is told when a third is free: three windows
-    // leave more than two at any time. The start is generous.
-    const limit = Math.min(Math.max(3 * this.sender.cc.cwnd, 256 * 1024), this.options.maxSendBuffer);
-    return Math.max(0, Math.floor(limit) - this.sender.buffer.length);
+    return this.sender.room;
   }
   get unacknowledged(): number {
     return this.sender.buffer.length;
@@ -179,7 +175,9 @@ export class TcpConnection implements TcpSurface {
       !this.closing.receiveClosed &&
       isPredicted(segment, this.sender, this.receiver, this.ts)
     ) {
-      this.takePredicted(now, segment);
+      this.liveness.handleAck(this.sender.wnd > 0);
+      this.countBytes += takePredicted(now, segment, this.sender, this.receiver, this.ts, this.options.delayedAck);
+      this.events |= TcpEvent.readable;
       return;
     }
     if (state === 'SYN-SENT') {
@@ -198,45 +196,23 @@ export class TcpConnection implements TcpSurface {
     this.takeText(now, segment);
   }
 
-  private takePredicted(now: Micros, segment: TcpSegment): void {
-    const { receiver, ts } = this;
-    ts.handleAccepted(now, segment, receiver.lastAckSent);
-    this.sender.handleKnown(segment.seq);
-    this.liveness.handleAck(this.sender.wnd > 0);
-    if (ts.enabled && segment.tsecr !== 0) {
-      const elapsed = ts.elapsed(now, segment.tsecr);
-      if (elapsed >= 0) receiver.handleRttSample(elapsed);
-    }
-    this.countBytes += receiver.handleText(now, segment, false, this.options.delayedAck);
-    this.events |= TcpEvent.readable;
-  }
-
   /** RFC 9293 §3.10.7.3. */
   private handleInSynSent(now: Micros, segment: TcpSegment): void {
-    const { flags } = segment;
-    const acked = (flags & TcpFlag.ack) !== 0;
-    if (acked && segment.ack !== seqAdd(this.iss, 1)) {
-      // Not ours: the old duplicate of another incarnation. The stack's answer for strangers fits (RST at SEG.ACK).
-      if (!(flags & TcpFlag.rst)) this.strangeAck = segment.ack;
-      return;
-    }
-    if (flags & TcpFlag.rst) {
-      if (acked) this.fail('refused');
-      return;
-    }
-    if (!(flags & TcpFlag.syn)) return;
+    const verdict = judgeInSynSent(segment, this.iss);
+    if (verdict === 'answer-reset') this.strangeAck = segment.ack;
+    else if (verdict === 'refused') this.fail('refused');
+    if (verdict !== 'establish' && verdict !== 'cross') return;
     this.handshake.handleSyn(segment);
     this.receiver.start(segment.seq);
     if (this.handshake.timestamps) this.ts.start(now, segment.tsval);
-    if (acked) {
-      this.establish(now, segment);
-      this.receiver.requestAck();
-      if (segment.length > 0 || flags & TcpFlag.fin) this.takeText(now, segment);
-    } else {
-      // Simultaneous open, figure 8: our SYN goes again, now with ACK.
+    if (verdict === 'cross') {
       this.machine.change('SYN-RECEIVED');
       this.synDue = true;
+      return;
     }
+    this.establish(now, segment);
+    this.receiver.requestAck();
+    if (segment.length > 0 || segment.flags & TcpFlag.fin) this.takeText(now, segment);
   }
 
   /** A RST is owed for this ACK number (SYN-SENT only); null: none. */
@@ -294,8 +270,7 @@ export class TcpConnection implements TcpSurface {
   private handleAcknowledged(now: Micros): void {
     const { sender } = this;
     this.liveness.handleAck(sender.wnd > 0);
-    // Not for every byte that is freed: a third of the buffer, as Linux' sk_stream_is_writeable.
-    if (this.wantsWritable && this.writable >= sender.buffer.length >> 1) {
+    if (this.wantsWritable && sender.worthTelling && this.writable > 0) {
       this.wantsWritable = false;
       this.events |= TcpEvent.writable;
     }
@@ -329,10 +304,7 @@ export class TcpConnection implements TcpSurface {
       receiver.requestAck();
       return;
     }
-    if (this.ts.enabled && segment.hasTimestamps && segment.length > 0 && segment.tsecr !== 0) {
-      const elapsed = this.ts.elapsed(now, segment.tsecr);
-      if (elapsed >= 0) receiver.handleRttSample(elapsed);
-    }
+    receiver.handleEcho(now, segment, this.ts);
     const fresh = receiver.handleText(now, segment, fin, this.options.delayedAck);
     if (fresh > 0) {
       this.countBytes += fresh;
@@ -545,7 +517,7 @@ export class TcpConnection implements TcpSurface {
 
   private transmitSyn(now: Micros, out: PacketWriter): true {
     this.synDue = false;
-    this.synSentAt = now;
+    this.handshake.sentAt = now;
     this.sender.nxt = seqAdd(this.iss, 1);
     this.output.emitSyn(now, out, this.iss, Math.min(this.options.mss, this.path.mss));
     this.retransmit.start(now);
@@ -582,30 +554,16 @@ export class TcpConnection implements TcpSurface {
     const { handshake, sender } = this;
     handshake.applyTo(sender, this.receiver);
     sender.start(seqAdd(this.iss, 1), segment);
-    this.handleSynAcknowledged(now, segment);
+    handshake.sampleRtt(now, segment, this.ts, sender.rtt);
     sender.rto.handleProgress();
     this.path.apply();
-    // RFC 5681 §3.1 with RFC 6928 §2: one segment when the SYN was lost more than once.
-    sender.cc.setCwnd(handshake.syns > 2 ? sender.mss : this.options.initialWindow * sender.mss);
+    sender.cc.setCwnd(handshake.initialWindow * sender.mss);
     this.machine.change('ESTABLISHED');
     this.retransmit.stop();
     this.timers.stop(Timer.connect);
     this.synDue = false;
     this.events |= TcpEvent.established;
     this.liveness.armKeepAlive(now, this.options);
-  }
-  private synSentAt: Micros = -1;
-
-  /** The handshake's own round trip: Karn (RFC 6298 §3) allows it if the SYN went once, or if a timestamp tells which one it was. */
-  private handleSynAcknowledged(now: Micros, segment: TcpSegment): void {
-    const { handshake, sender, ts } = this;
-    const { rtt } = sender;
-    if (handshake.syns === 1 && this.synSentAt >= 0) rtt.handleSample(now, now - this.synSentAt);
-    else if (handshake.syns > 1) {
-      const elapsed = ts.enabled && segment.hasTimestamps ? ts.elapsed(now, segment.tsecr) : -1;
-      if (elapsed >= 0) rtt.handleSample(now, elapsed);
-      else rtt.handleSynLoss();
-    }
   }
 
   private enterTimeWait(now: Micros): void {
@@ -648,10 +606,4 @@ export class TcpConnection implements TcpSurface {
     this.receiver.clear();
     this.fail(reason);
   }
-}
-
-function countOddities(counters: TcpCounters, sender: Sender): void {
-  if (lastAck.cut) counters['acks-split']++;
-  counters['sack-blocks-odd'] += lastAck.oddBlocks;
-  if (sender.wnd > 0 && sender.wnd < sender.mss && sender.unsent > 0) counters['windows-tiny']++;
 }

@@ -1,10 +1,13 @@
 // What the SYNs agree on: RFC 9293 §3.7.1 (MSS), RFC 7323 §2.2 and §3.2, RFC 2018 §2, RFC 3168 §6.1.1.
 
+import type { Micros } from '../../core/index.js';
 import { TcpFlag, type TcpSegment } from '../wire/tcp.js';
 import type { TcpFields } from '../wire/tcp-emit.js';
 import { Ecn } from './ecn.js';
 import type { Receiver } from './receiver.js';
+import type { RttEstimator } from './rtt.js';
 import type { Sender } from './sender.js';
+import type { Timestamps } from './timestamps.js';
 import type { CookieState, TcpOptions } from './types.js';
 
 /** RFC 9293 MUST-15: of a peer that sends no MSS option. */
@@ -32,6 +35,8 @@ export class Handshake {
   sendScale = 0;
   receiveScale = 0;
   syns = 0;
+  /** When our last SYN went out. */
+  sentAt: Micros = -1;
   /** The peer's SYN was seen: ours carries ACK from now on. */
   synReceived = false;
 
@@ -74,6 +79,21 @@ export class Handshake {
       this.sendScale = Math.min(scale, MAX_WINDOW_SCALE);
       this.receiveScale = windowScaleFor(this.options.maxReceiveBuffer);
     }
+  }
+
+  /** The handshake's own round trip: Karn (RFC 6298 §3) allows it if the SYN went once, or if a timestamp tells which one it was. */
+  sampleRtt(now: Micros, segment: TcpSegment, ts: Timestamps, rtt: RttEstimator): void {
+    if (this.syns === 1 && this.sentAt >= 0) rtt.handleSample(now, now - this.sentAt);
+    else if (this.syns > 1) {
+      const elapsed = ts.enabled && segment.hasTimestamps ? ts.elapsed(now, segment.tsecr) : -1;
+      if (elapsed >= 0) rtt.handleSample(now, elapsed);
+      else rtt.handleSynLoss();
+    }
+  }
+
+  /** In segments: RFC 6928, and RFC 5681 §3.1 with RFC 6928 §2: one when the SYN was lost more than once. */
+  get initialWindow(): number {
+    return this.syns > 2 ? 1 : this.options.initialWindow;
   }
 
   applyTo(sender: Sender, receiver: Receiver): void {

@@ -7,6 +7,7 @@ import { Reassembler } from './reassembler.js';
 import { ReceiveAutotune } from './receive-autotune.js';
 import { ReceiveQueue } from './receive-queue.js';
 import { type Seq, seqDiff, seqGt, seqLe, seqLt, seqMax } from './seq.js';
+import type { Timestamps } from './timestamps.js';
 import type { TcpMemory } from './types.js';
 
 /** Segments at the start that are acknowledged at once, so that the sender's slow start gets its clock (as Linux' quick acks). */
@@ -174,8 +175,11 @@ export class Receiver {
     return this.windowUpdateDue();
   }
 
-  handleRttSample(rtt: Micros): void {
-    this.autotune.handleTimestampSample(rtt);
+  /** Text that echoes a timestamp of ours: a round trip, for the size of the buffer. */
+  handleEcho(now: Micros, segment: TcpSegment, ts: Timestamps): void {
+    if (!ts.enabled || !segment.hasTimestamps || segment.length === 0 || segment.tsecr === 0) return;
+    const elapsed = ts.elapsed(now, segment.tsecr);
+    if (elapsed >= 0) this.autotune.handleTimestampSample(elapsed);
   }
 
   /** A larger window than the peer knows is worth a segment of its own: RFC 9293 §3.8.6.2.2. */

@@ -108,6 +108,19 @@ export class Sender {
     this.maxWnd = this.wnd;
   }
 
+  /** Bytes that may be written now. */
+  get room(): number {
+    // While a hole is open, what lies behind it counts too, and `writable` is told when a third is free: three windows
+    // leave more than two at any time. The start is generous.
+    const limit = Math.min(Math.max(3 * this.cc.cwnd, 256 * 1024), this.options.maxSendBuffer);
+    return Math.max(0, Math.floor(limit) - this.buffer.length);
+  }
+
+  /** Not for every byte that is freed: a third of the buffer, as Linux' sk_stream_is_writeable. */
+  get worthTelling(): boolean {
+    return this.room >= this.buffer.length >> 1;
+  }
+
   /** Data written and not yet sent. */
   get unsent(): number {
     return this.buffer.length - this.sentBytes;
