@@ -16,6 +16,7 @@ const STAGES = [
     'test/l4/tcp/connection.test.ts',
     'test/l4/tcp/reassembler.test.ts',
     'test/l4/tcp/scoreboard.test.ts',
+    'test/l4/tcp/rack.test.ts',
     'test/l4/reassembly.test.ts',
     'test/l4/gather.test.ts',
     'test/l4/numbers.test.ts',
