@@ -10,6 +10,8 @@ import type { ResolvedOptions } from './options.js';
 
 /** How long a connection that was replaced is still read: it is the node that closes it, once it has the new one. */
 const RETIRED: Micros = SECOND;
+/** More of them at once are no node that moves. */
+const MOST_RETIRED = 16;
 
 export class AcceptedLink extends BaseLink {
   readonly instance: Uint8Array;
@@ -98,9 +100,9 @@ export class AcceptedLink extends BaseLink {
   private retire(connection: Connection): void {
     this.removeConnection(connection);
     this.retired.add(connection);
-    this.clock.at(this.clock.now() + RETIRED, () =>
-      connection.machine.fail('ERR_TRANSPORT', 'replaced by a new connection'),
-    );
+    const end = (c: Connection) => c.machine.fail('ERR_TRANSPORT', 'replaced by a new connection');
+    if (this.retired.size > MOST_RETIRED) end(this.retired.values().next().value!);
+    this.clock.at(this.clock.now() + RETIRED, () => end(connection));
   }
 
   private gone(reason: KubeBusError): void {
