@@ -4,7 +4,7 @@ import type { Clock, Logger, Random } from './core/index.js';
 import type { CloudHttpOptions, GatewayOptions } from './http-proxy/index.js';
 import type { CloudAuthority } from './join/index.js';
 import type { AcceptLimits, LinkOptions, RateLimit, Transport } from './l2/index.js';
-import type { ControlLimits, TunOptions } from './l3/index.js';
+import type { ControlLimits, TunOptions, VrfLimits } from './l3/index.js';
 import type { RouteInfo } from './node-options.js';
 import type { Usage } from './usage.js';
 
@@ -55,6 +55,7 @@ export interface CloudOptions {
   readonly random?: Random;
   readonly limits?: Partial<AcceptLimits>;
   readonly controlLimits?: Partial<ControlLimits>;
+  readonly routerLimits?: Partial<VrfLimits>;
   readonly link?: LinkOptions;
   /** Where HTTP services are reached from outside the overlay. **Default:** nowhere. */
   readonly gateways?: readonly GatewayOptions[];

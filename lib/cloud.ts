@@ -12,7 +12,7 @@ import { Tenant } from './tenant.js';
 import { UsageBook } from './usage.js';
 
 export class KubeBusCloud {
-  private readonly router = new Router();
+  private readonly router: Router;
   private readonly tenants = new Map<string, Tenant>();
   private acceptor!: LinkAcceptor;
   private stopped = false;
@@ -61,6 +61,7 @@ export class KubeBusCloud {
     private readonly servicesState: StateFile | null,
     private readonly usageState: StateFile | null,
   ) {
+    this.router = new Router({ limits: options.routerLimits ?? {} });
     this.usage.restore(usageState?.initial ?? null);
     const record = state?.initial ?? {};
     if (typeof record !== 'object' || Array.isArray(record))

@@ -4,7 +4,7 @@ import { type Clock, KubeBusError, type Logger, type Random } from './core/index
 import type { NodeHttpOptions } from './http-proxy/index.js';
 import type { ServiceDialer } from './join/index.js';
 import { type DialOptions, isName, type LinkOptions, type TlsSource, type Transport } from './l2/index.js';
-import type { ControlLimits, RouteKind, TunOptions } from './l3/index.js';
+import type { ControlLimits, RouteKind, TunOptions, VrfLimits } from './l3/index.js';
 import type { StackOptions } from './l4/index.js';
 
 /** A prefix behind this node: its VMs or containers. */
@@ -40,6 +40,7 @@ export interface NodeOptions {
   readonly http?: NodeHttpOptions;
   /** What is taken from the cloud. */
   readonly controlLimits?: Partial<ControlLimits>;
+  readonly routerLimits?: Partial<VrfLimits>;
   /** TCP options and bounds of this process' sockets (`net`, `dgram`); docs/guides/sockets.md. */
   readonly sockets?: StackOptions;
 }

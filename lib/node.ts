@@ -86,7 +86,7 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
   readonly link: Link;
   private readonly clock: Clock;
   private readonly logger: Logger;
-  private readonly router = new Router();
+  private readonly router: Router;
   private readonly vrf: Vrf;
   private readonly linkPort: Port;
   private readonly control: NodeControl;
@@ -172,6 +172,7 @@ export class KubeBusNode extends EventEmitter<NodeEvents> {
     this.httpOptions = options.http ?? {};
     this.tenant = options.tenant;
     this.node = options.node;
+    this.router = new Router({ limits: options.routerLimits ?? {} });
     this.vrf = this.router.addVrf(options.tenant);
     this.vrf.endpoint.useClock(() => clock.now());
     const tunOptions = options.tun === true ? {} : options.tun || null;

@@ -1,3 +1,4 @@
+export * from './bounds.js';
 export * from './bytes.js';
 export * from './clock.js';
 export * from './error.js';

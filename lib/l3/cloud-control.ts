@@ -5,7 +5,16 @@
 // routes. So 200 nodes with 100 routes each cost 200 messages a turn, not 200 x 200 x 100. The nodes' addresses go apart
 // from the routes, as a list of names (name-book.ts): they do not change when nodes come and go.
 
-import { KubeBusError, type L3ErrorCode, type Logger, type Micros, MS, NEVER, silentLogger } from '../core/index.js';
+import {
+  checkBounds,
+  KubeBusError,
+  type L3ErrorCode,
+  type Logger,
+  type Micros,
+  MS,
+  NEVER,
+  silentLogger,
+} from '../core/index.js';
 import { formatPrefix, hostPrefix, type Prefix, prefixContains, prefixKey } from './address.js';
 import type { AddressPool } from './address-pool.js';
 import { type ControlLimits, DEFAULT_CONTROL_LIMITS, type NodeSession, type NodeUp } from './control.js';
@@ -98,6 +107,7 @@ export class CloudControl {
     this.mtu = options.mtu ?? 1400;
     this.hold = (options.holdMs ?? 15_000) * MS;
     this.limits = { ...DEFAULT_CONTROL_LIMITS, ...options.limits };
+    checkBounds({ ...this.limits }, 'controlLimits.', 'none');
     this.defer = options.defer ?? queueMicrotask;
     this.onRecord = options.onRecord ?? (() => {});
     this.onPrefixes = options.onPrefixes;

@@ -1,7 +1,7 @@
 // Core: a node's end of the control protocol. Asks for addresses, says what it originates, keeps its view of the tenant's
 // routes, programs the node's VRF, and tells the driver what the host's kernel should know.
 
-import { type ErrorCode, KubeBusError, type Micros } from '../core/index.js';
+import { checkBounds, type ErrorCode, KubeBusError, type Micros } from '../core/index.js';
 import { addressKey, hostPrefix, type Prefix, prefixHas, prefixKey } from './address.js';
 import { type ControlLimits, DEFAULT_CONTROL_LIMITS, type NodeControlEvents } from './control.js';
 import { type Assignment, chunkRoutes, decodeControl, encodeControl, type NamesUpdate } from './control-codec.js';
@@ -71,6 +71,7 @@ export class NodeControl {
     this.link = options.link;
     this.host = options.host ?? null;
     this.limits = { ...DEFAULT_CONTROL_LIMITS, ...options.limits };
+    checkBounds({ ...this.limits }, 'controlLimits.', 'none');
     this.events = options.events ?? {};
     // The cloud sends one increment a turn, and a snapshot in many messages: it is not held to a node's rate, but to some.
     this.names = new NameView({ bytes: this.limits.nameBytes, entries: this.limits.nodesPerTenant * 4 });

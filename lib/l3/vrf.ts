@@ -6,6 +6,7 @@
 // a slab of our own, so the order within a flow is kept.
 
 import {
+  checkBounds,
   GSO_FLAGS,
   getU32,
   HEADER,
@@ -110,6 +111,7 @@ export class Vrf implements PortOwner {
   constructor(options: VrfOptions) {
     this.name = options.name;
     this.limits = { ...DEFAULT_VRF_LIMITS, ...options.limits };
+    checkBounds({ ...this.limits }, 'routerLimits.', 'none');
     this.slabs = options.slabs ?? new SlabPool(CUT_SLAB_BYTES, 2);
     this.cutter = new Cutter(this.slabs, this.counters);
     this.endpoint = new Endpoint(this, options.defer, this.limits.localQueueBytes);

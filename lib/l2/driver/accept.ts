@@ -1,6 +1,6 @@
 // Edge: accepts connections on any number of transports and groups them into links, one per node.
 
-import { type ErrorCode, KubeBusError, type Micros, SECOND } from '../../core/index.js';
+import { checkBounds, type ErrorCode, KubeBusError, type Micros, SECOND } from '../../core/index.js';
 import { type HelloInfo, isName, sameBytes } from '../connection-machine.js';
 import { type GoodbyeInfo, goodbyeFrame } from '../goodbye.js';
 import type { Link } from '../link.js';
@@ -77,11 +77,7 @@ class Acceptor implements LinkAcceptor, AcceptHandler, ConnectionEvents {
     private readonly resolved: ResolvedOptions,
   ) {
     this.limits = { ...DEFAULT_ACCEPT_LIMITS, ...options.limits };
-    for (const [name, value] of Object.entries(this.limits)) {
-      if (!Number.isInteger(value) || value < 1) {
-        throw new KubeBusError('ERR_INVALID_ARGUMENT', `limits.${name} must be a whole number from 1, not ${value}`);
-      }
-    }
+    checkBounds({ ...this.limits }, 'limits.');
     if (!isName(options.node)) throw new KubeBusError('ERR_INVALID_ARGUMENT', `node is no DNS label: ${options.node}`);
     resolved.random.fill(this.instance);
     this.turnAway = new TurnAway(resolved.clock);

@@ -2,6 +2,7 @@
 
 import {
   type Clock,
+  checkBounds,
   KubeBusError,
   type Logger,
   MAX_PACKET,
@@ -97,10 +98,7 @@ export function resolveOptions(options: LinkOptions) {
   );
   const { handshakeTimeout = 5_000 * MS, stallTimeout = 30 * SECOND } = options;
   const { controlBytes = 8 * 1024 * 1024, highWater = DEFAULT_HIGH_WATER } = options;
-  // A bound that is no number would bound nothing.
-  for (const [name, value] of Object.entries({ handshakeTimeout, stallTimeout, controlBytes, highWater })) {
-    check(Number.isFinite(value) && value > 0, `${name} must be a number above 0, not ${value}`);
-  }
+  checkBounds({ handshakeTimeout, stallTimeout, controlBytes, highWater });
   check(egress.maxPackets > 0 && egress.quantum > 0, 'egress.maxPackets and egress.quantum must be above 0');
   const connection: ConnectionOptions = {
     clock,
