@@ -2,6 +2,7 @@
 // Started by l4.ts: l4-local.ts PART SECONDS COUNT; prints one JSON line.
 
 import { once } from 'node:events';
+import { Session } from 'node:inspector/promises';
 import type { Socket } from 'node:net';
 import * as nodeNet from 'node:net';
 import { systemClock } from '../../lib/core/index.js';
@@ -127,6 +128,34 @@ async function fairness(server: NetApi, client: NetApi, host: string): Promise<{
   };
 }
 
+/** Young garbage included: what V8's sampling allocation profile says of a transfer, by 1,348 bytes of payload. */
+async function heapPerSegment(server: NetApi, client: NetApi): Promise<{ bytes: number }> {
+  const session = new Session();
+  session.connect();
+  await bulk(server, client, FAR, seconds);
+  await session.post('HeapProfiler.startSampling', {
+    samplingInterval: 4_096,
+    includeObjectsCollectedByMajorGC: true,
+    includeObjectsCollectedByMinorGC: true,
+  } as never);
+  let got = 0;
+  const counting: NetApi = {
+    ...server,
+    createServer: ((listener: (socket: Socket) => void) =>
+      server.createServer((socket) => {
+        socket.on('data', (data) => {
+          got += data.length;
+        });
+        listener(socket);
+      })) as NetApi['createServer'],
+  };
+  await bulk(counting, client, FAR, seconds);
+  const { profile } = await session.post('HeapProfiler.stopSampling');
+  const sizeOf = (node: typeof profile.head): number =>
+    node.selfSize + node.children.reduce((n, c) => n + sizeOf(c), 0);
+  return { bytes: sizeOf(profile.head) / (got / 1_348) };
+}
+
 async function measure(): Promise<unknown> {
   switch (part) {
     case 'node-net':
@@ -136,6 +165,10 @@ async function measure(): Promise<unknown> {
     case 'memory-1400-sums': {
       const { server, client } = memory(part === 'memory', part !== 'memory-1400-sums');
       return bulk(server, client, FAR, seconds);
+    }
+    case 'memory-1400-heap': {
+      const { server, client } = memory(false);
+      return heapPerSegment(server, client);
     }
     case 'node-net-rates':
       return rates(nodeNet, nodeNet, LOOPBACK);

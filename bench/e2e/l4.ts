@@ -153,6 +153,12 @@ class Bench {
     this.compare('the same in segments of 1,400 bytes', 'Gbit/s', cut, one, node, { least: 0.5 });
     // As on a link that takes no partial checksums: node:net has none to compute on loopback either.
     this.compare('the same with checksums computed and checked', 'Gbit/s', sums, one, node, { least: 0.5 });
+    const heap: number[] = [];
+    for (let i = 0; i < this.reps; i++) heap.push((await this.local<{ bytes: number }>('memory-1400-heap')).bytes);
+    this.add({
+      figure: 'Heap allocated per segment of 1,400 bytes, both ends, with the reads and writes of the program',
+      value: `${spread(heap, 0)} bytes`,
+    });
     type Rates = { latency: LatencyFigure; rate: RateFigure };
     const theirs: Rates[] = [];
     const ours: Rates[] = [];
