@@ -94,7 +94,7 @@ const program = new Command('bench')
   .option('--hops <n,n>', 'vpn: 2 = edge-hub-edge, 1 = edge-hub', list, ['2', '1'])
   .option(
     '--reps <n>',
-    'vpn, transports and l4: repetitions; 0 with --run only shows what the file of vpn has',
+    'vpn, transports, l4 and http: repetitions; 0 with --run only shows what the file of vpn has',
     count,
     3,
   )
@@ -212,7 +212,7 @@ if (wants('l4')) {
 if (wants('http')) {
   log('http');
   try {
-    report.http = await httpBench({ seconds: options.seconds ?? 3, smoke, log });
+    report.http = await httpBench({ seconds: options.seconds ?? 2, reps: options.reps, smoke, log });
     if (!options.json) process.stdout.write(`\n${httpTable(report.http)}\n\n`);
   } catch (error) {
     failed = true;

@@ -41,9 +41,9 @@ const FRONT =
 const upstream = (at: string) => `upstream up { server ${at}; keepalive 256; }`;
 
 /** nginx on a port of its own, in front of `at`; returns its URL. */
-export async function front(dir: string, at: number, children: ChildProcess[]): Promise<string> {
+export async function front(dir: string, at: number, children: ChildProcess[], name = 'front'): Promise<string> {
   const port = await freePort();
-  await nginx(dir, 'front', `listen 127.0.0.1:${port}; ${FRONT}`, upstream(`127.0.0.1:${at}`), children);
+  await nginx(dir, name, `listen 127.0.0.1:${port}; ${FRONT}`, upstream(`127.0.0.1:${at}`), children);
   return `http://127.0.0.1:${port}`;
 }
 

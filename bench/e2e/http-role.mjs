@@ -24,6 +24,34 @@ if (role === 'http-proxy') {
   proxy.on('error', (_error, _req, res) => res.destroy());
   const server = http.createServer((req, res) => proxy.web(req, res));
   server.listen(0, '127.0.0.1', () => say({ port: server.address().port }));
+} else if (role === 'bare') {
+  // node:http and undici joined, and nothing else: what is left for us to win or lose.
+  const { Client } = await import('undici');
+  const free = [];
+  const server = http.createServer((req, res) => {
+    const client = free.pop() ?? new Client(target);
+    client.dispatch(
+      { method: req.method, path: req.url, headers: ['host', 'service'], body: null, reset: false },
+      {
+        onConnect() {},
+        onHeaders(status, raw, _resume, text) {
+          res.writeHead(
+            status,
+            text,
+            raw.map((bytes) => bytes.toString('latin1')),
+          );
+          return true;
+        },
+        onData: (chunk) => res.write(chunk),
+        onComplete() {
+          res.end();
+          free.push(client);
+        },
+        onError: () => res.destroy(),
+      },
+    );
+  });
+  server.listen(0, '127.0.0.1', () => say({ port: server.address().port }));
 } else if (role === 'client-proxy') {
   const { port, hostname } = new URL(target);
   const upstream = new Upstream(target, (callback) => {

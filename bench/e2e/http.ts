@@ -10,6 +10,7 @@ import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import type { Lab } from '../../examples/lab/netns.js';
 import { cloudNames, createAuthority, nodeNames } from '../../lib/join/driver/pki.js';
+import { median } from '../report.js';
 import { freePort } from './free-port.js';
 import { front, nginx, overVpn, reverseTunnel, status, VPN } from './http-peers.js';
 import { SUBJECTS as VPNS } from './subjects.js';
@@ -18,17 +19,33 @@ import { buildWhenStale } from './vpn.js';
 const run = promisify(execFile);
 const SIZES = { '0 B': 0, '1 KB': 1024, '1 MB': 1024 * 1024 } as const;
 type Size = keyof typeof SIZES;
-const SUBJECTS = ['direct', 'http-proxy', 'client proxy', 'ssh -R + nginx', 'VPN + nginx', 'whole way'] as const;
+const SUBJECTS = [
+  'direct',
+  'nginx alone',
+  'http-proxy',
+  'bare undici',
+  'client proxy',
+  'ssh -R + nginx',
+  'VPN + nginx',
+  'whole way',
+] as const;
 type Subject = (typeof SUBJECTS)[number];
+
+/** For comparison only, and with empty bodies only: a proxy that is not Node, and the parts of ours without ours. */
+const FLOORS: readonly Subject[] = ['nginx alone', 'bare undici'];
+
+interface Sample {
+  readonly requestsPerSecond: number;
+  readonly megabytesPerSecond: number;
+  readonly p50Ms: number;
+  readonly p99Ms: number;
+}
 
 export interface HttpRow {
   readonly subject: Subject;
   readonly size: Size;
   readonly connections: number;
-  readonly requestsPerSecond: number;
-  readonly megabytesPerSecond: number;
-  readonly p50Ms: number;
-  readonly p99Ms: number;
+  readonly samples: readonly Sample[];
 }
 
 /** From the request to the first byte of the answer, one request at a time on one connection, 1 MB bodies. */
@@ -46,6 +63,7 @@ export interface HttpReport {
 
 export interface HttpOptions {
   readonly seconds: number;
+  readonly reps: number;
   readonly smoke: boolean;
   readonly log: (line: string) => void;
 }
@@ -54,7 +72,7 @@ const WARM_SECONDS = 4;
 
 const have = (command: string) => spawnSync('which', [command]).status === 0;
 
-export async function httpBench({ seconds, smoke, log }: HttpOptions): Promise<HttpReport> {
+export async function httpBench({ seconds, reps, smoke, log }: HttpOptions): Promise<HttpReport> {
   if (!have('wrk') || !have('nginx'))
     return { rows: [], missing: ['wrk and nginx are needed (apt-get install wrk nginx-light)'] };
   const dir = await mkdtemp(join(tmpdir(), 'kubebus-bench-'));
@@ -81,6 +99,10 @@ export async function httpBench({ seconds, smoke, log }: HttpOptions): Promise<H
     };
     const bases = new Map<Subject, string>([['direct', target]]);
     bases.set('http-proxy', `http://127.0.0.1:${(await start('http-proxy', dir, target)).port}`);
+    if (!smoke) {
+      bases.set('nginx alone', await front(dir, service, children, 'alone'));
+      bases.set('bare undici', `http://127.0.0.1:${(await start('bare', dir, target)).port}`);
+    }
     bases.set('client proxy', `http://127.0.0.1:${(await start('client-proxy', dir, target)).port}/acme/edge-1/web`);
     const cloud = await start('cloud', dir);
     await start('edge', dir, target, cloud.address!);
@@ -104,17 +126,28 @@ export async function httpBench({ seconds, smoke, log }: HttpOptions): Promise<H
     const at = (subject: Subject): string[] =>
       subject === 'VPN + nginx' ? ['ip', 'netns', 'exec', lab!.full('cloud')] : [];
     const rows: HttpRow[] = [];
+    const warm = new Set<Subject>();
     for (const size of smoke ? (['1 KB'] as const) : (Object.keys(SIZES) as Size[])) {
       for (const connections of smoke || size === '1 MB' ? [8] : [1, 32]) {
-        for (const subject of SUBJECTS) {
-          const base = bases.get(subject);
-          if (base === undefined) continue;
-          const url = `${base}/${size.replace(' ', '')}`;
-          if (subject !== 'VPN + nginx') await ready(url);
-          // What is compiled while it runs is measured when it is compiled.
-          if (!smoke && rows.every((row) => row.subject !== subject)) await wrk(at(subject), url, 32, WARM_SECONDS);
-          rows.push({ subject, size, connections, ...(await wrk(at(subject), url, connections, smoke ? 1 : seconds)) });
-          log(`http: ${subject}, ${size}, ${connections} connections: ${rows.at(-1)!.requestsPerSecond.toFixed(0)}/s`);
+        const subjects = SUBJECTS.filter((s) => bases.has(s) && (size === '0 B' || !FLOORS.includes(s)));
+        const samples = new Map(subjects.map((s) => [s, [] as Sample[]]));
+        // All in turn, forth and back: what else the machine does meets all of them.
+        for (let rep = 0; rep < (smoke ? 1 : reps); rep++) {
+          for (const subject of rep % 2 === 0 ? subjects : subjects.toReversed()) {
+            const url = `${bases.get(subject)}/${size.replace(' ', '')}`;
+            if (subject !== 'VPN + nginx') await ready(url);
+            // What is compiled while it runs is measured when it is compiled.
+            if (!smoke && !warm.has(subject)) await wrk(at(subject), url, 32, WARM_SECONDS);
+            warm.add(subject);
+            samples.get(subject)!.push(await wrk(at(subject), url, connections, smoke ? 1 : seconds));
+          }
+        }
+        for (const subject of subjects) {
+          const row = { subject, size, connections, samples: samples.get(subject)! };
+          rows.push(row);
+          log(
+            `http: ${subject}, ${size}, ${connections} connections: ${middle(row, 'requestsPerSecond').toFixed(0)}/s`,
+          );
         }
       }
     }
@@ -175,12 +208,7 @@ async function ready(url: string): Promise<void> {
   throw new Error(`no answer from ${url}`);
 }
 
-async function wrk(
-  at: readonly string[],
-  url: string,
-  connections: number,
-  seconds: number,
-): Promise<Omit<HttpRow, 'subject' | 'size' | 'connections'>> {
+async function wrk(at: readonly string[], url: string, connections: number, seconds: number): Promise<Sample> {
   const [program, ...args] = [...at, 'wrk', '-t1', `-c${connections}`, `-d${seconds}s`, '--latency', url];
   const { stdout } = await run(program!, args);
   const errors = /Non-2xx or 3xx responses: \d+|Socket errors: .*/.exec(stdout);
@@ -204,13 +232,44 @@ export function httpTable({ rows, firstByte = [], missing }: HttpReport): string
     '| --- | ---: | --- | ---: | ---: | ---: | ---: |',
   ];
   for (const r of rows) {
+    const rates = r.samples.map((s) => s.requestsPerSecond);
+    const range = rates.length > 1 ? ` [${Math.min(...rates).toFixed(0)}-${Math.max(...rates).toFixed(0)}]` : '';
     lines.push(
-      `| ${r.size} | ${r.connections} | ${r.subject} | ${r.requestsPerSecond.toFixed(0)} | ${r.p50Ms.toFixed(2)} | ${r.p99Ms.toFixed(2)} | ${r.megabytesPerSecond.toFixed(1)} |`,
+      `| ${r.size} | ${r.connections} | ${r.subject} | ${middle(r, 'requestsPerSecond').toFixed(0)}${range} | ${middle(r, 'p50Ms').toFixed(2)} | ${middle(r, 'p99Ms').toFixed(2)} | ${middle(r, 'megabytesPerSecond').toFixed(1)} |`,
     );
   }
+  lines.push(...goals(rows));
   if (firstByte.length > 0) {
     lines.push('', '| first byte of 1 MB, idle | p50 ms | p99 ms |', '| --- | ---: | ---: |');
     for (const r of firstByte) lines.push(`| ${r.subject} | ${r.p50Ms.toFixed(2)} | ${r.p99Ms.toFixed(2)} |`);
   }
   return [...lines, ...missing.map((text) => `\nNot measured: ${text}.`)].join('\n');
+}
+
+function middle({ samples }: HttpRow, figure: keyof Sample): number {
+  return median(samples.map((s) => s[figure]).sort((a, b) => a - b))!;
+}
+
+/** Ours against the peer of each goal, medians of the same turns. */
+function goals(rows: readonly HttpRow[]): string[] {
+  const lines: string[] = [];
+  const compare = (ours: Subject, peer: Subject) => {
+    for (const a of rows.filter((r) => r.subject === ours)) {
+      const b = rows.find((r) => r.subject === peer && r.size === a.size && r.connections === a.connections);
+      if (b === undefined) continue;
+      const times = (figure: keyof Sample) => (middle(a, figure) / middle(b, figure)).toFixed(2);
+      lines.push(
+        `| ${ours} / ${peer} | ${a.size} | ${a.connections} | ${times('requestsPerSecond')} | ${times('p50Ms')} | ${times('p99Ms')} |`,
+      );
+    }
+  };
+  compare('client proxy', 'http-proxy');
+  compare('whole way', 'ssh -R + nginx');
+  if (lines.length === 0) return [];
+  return [
+    '',
+    '| ratio | body | connections | requests/s | p50 | p99 |',
+    '| --- | --- | ---: | ---: | ---: | ---: |',
+    ...lines,
+  ];
 }
