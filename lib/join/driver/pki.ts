@@ -20,10 +20,13 @@ export interface Issued {
   readonly key: string;
 }
 
+/** What a certificate names (RFC 5280 §4.2.1.6): URIs, host names, addresses. */
+export type AlternativeNames = readonly { readonly type: 'url' | 'dns' | 'ip'; readonly value: string }[];
+
 export interface CertificateRequest {
   /** Common name; only people read it. */
   readonly name: string;
-  readonly names: x509.JsonGeneralNames;
+  readonly names: AlternativeNames;
   /** Milliseconds from now. */
   readonly lifetime: number;
   /** For the cloud's side of TLS. **Default:** false: for a node's. */
@@ -102,10 +105,7 @@ function authority(ca: x509.X509Certificate, key: string): Authority {
       validity: new asn1.Validity({ notBefore: new Date(now - SKEW), notAfter }),
       subject: commonName(name),
       subjectPublicKeyInfo: AsnConvert.parse(publicKey, asn1.SubjectPublicKeyInfo),
-      extensions: new asn1.Extensions([
-        ...extensions[server ? 'server' : 'node'],
-        extension(new x509.SubjectAlternativeNameExtension(names, false)),
-      ]),
+      extensions: new asn1.Extensions([...extensions[server ? 'server' : 'node'], alternativeNames(names)]),
     });
     const signature = sign('sha256', Buffer.from(AsnConvert.serialize(tbsCertificate)), signer);
     const der = new Uint8Array(
@@ -164,6 +164,21 @@ function extension(made: x509.Extension): asn1.Extension {
   });
 }
 
+/** RFC 5280 §4.2.1.6. */
+function alternativeNames(names: AlternativeNames): asn1.Extension {
+  const value = new asn1.SubjectAlternativeName(
+    names.map(({ type, value }) => {
+      if (type === 'url') return new asn1.GeneralName({ uniformResourceIdentifier: value });
+      return new asn1.GeneralName(type === 'ip' ? { iPAddress: value } : { dNSName: value });
+    }),
+  );
+  return new asn1.Extension({
+    extnID: asn1.id_ce_subjectAltName,
+    critical: false,
+    extnValue: new OctetString(AsnConvert.serialize(value)),
+  });
+}
+
 function commonName(text: string): asn1.Name {
   const value = new asn1.AttributeValue({ utf8String: text });
   const attribute = new asn1.AttributeTypeAndValue({ type: '2.5.4.3', value });
@@ -185,7 +200,7 @@ function sha256(bytes: Uint8Array): Uint8Array {
 }
 
 /** The names in a cloud's certificate: itself, and the hosts under which nodes dial it. */
-export function cloudNames(name: string, hosts: readonly string[]): x509.JsonGeneralNames {
+export function cloudNames(name: string, hosts: readonly string[]): AlternativeNames {
   return [
     { type: 'url', value: `kubebus-cloud:${name}` },
     ...hosts.map((host) => ({ type: isIP(host) === 0 ? ('dns' as const) : ('ip' as const), value: host })),
@@ -193,7 +208,7 @@ export function cloudNames(name: string, hosts: readonly string[]): x509.JsonGen
 }
 
 /** The names in a node's certificate: itself, and what it may originate. */
-export function nodeNames(tenant: string, node: string, prefixes: readonly string[]): x509.JsonGeneralNames {
+export function nodeNames(tenant: string, node: string, prefixes: readonly string[]): AlternativeNames {
   return [
     { type: 'url', value: `kubebus://${tenant}/${node}` },
     ...prefixes.map((prefix) => ({ type: 'url' as const, value: `kubebus-prefix:${prefix}` })),
