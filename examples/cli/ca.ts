@@ -1,6 +1,6 @@
 // `kubebus ca`: a CA and the certificates of clouds and nodes.
 
-import { Command } from 'commander';
+import { Argument, Command } from 'commander';
 import { host, type Io, integer, list, message, name, prefix, text, UsageError } from './common.js';
 
 // The certificate library is large: only this command loads it.
@@ -52,8 +52,28 @@ export function caCommand(io: Io): Command {
       };
       await write(io, o.dir, file, issue);
     });
+  ca.command('rotate')
+    .description('replace the CA of a hub that signs its nodes, in three steps; start the hub again after each')
+    .addArgument(
+      new Argument('<step>', 'begin: make the next one; switch: once all nodes have renewed; finish').choices(STEPS),
+    )
+    .option('--state <folder>', 'state folder of the hub', text, '/var/lib/kubebus')
+    .option('--force', 'switch: also while nodes have not been told of it; they will need a token')
+    .action(async (step: (typeof STEPS)[number], o: { state: string; force?: true }) => {
+      const { rotateAuthority } = await import('../../lib/join/driver/authorities.js');
+      await rotateAuthority(o.state, step, o.force === true);
+      io.out.write(`${NEXT[step]}\n`);
+    });
   return ca;
 }
+
+const STEPS = ['begin', 'switch', 'finish'] as const;
+const NEXT = {
+  begin:
+    "start the hub again; when all nodes have renewed their certificates (two thirds of their life), 'kubebus ca rotate switch'",
+  switch: "start the hub again; when no certificate of the old CA is in use any more, 'kubebus ca rotate finish'",
+  finish: 'start the hub again: the old CA counts no longer',
+};
 
 async function write(io: Io, dir: string, file: string, work: () => Promise<void>): Promise<void> {
   try {

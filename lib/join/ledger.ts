@@ -39,8 +39,8 @@ export interface NodeRecord {
   key: string;
   prefixes: readonly string[];
   joined: number;
-  /** Certificates that count. */
-  serials: { readonly serial: string; readonly expires: number }[];
+  /** Certificates that count; `authority`: fingerprint of the CA that signed it. */
+  serials: { readonly serial: string; readonly expires: number; readonly authority?: string }[];
   revoked: number | null;
 }
 
@@ -197,8 +197,8 @@ export class Ledger {
   }
 
   /** A certificate was signed for this record. */
-  issued(record: NodeRecord, serial: string, expires: number): void {
-    record.serials = [...record.serials, { serial, expires }].slice(-MAX_SERIALS);
+  issued(record: NodeRecord, serial: string, expires: number, authority: string): void {
+    record.serials = [...record.serials, { serial, expires, authority }].slice(-MAX_SERIALS);
   }
 
   // ---- links

@@ -10,6 +10,8 @@ export const JOIN_PROTOCOL = 'kubebus-join/1';
 export const JOIN_VERSION = 1;
 /** Longest message either side takes. */
 export const MAX_MESSAGE = 16 * 1024;
+/** CAs beside the one that signed the cloud's certificate. */
+const MAX_TRUSTED = 4;
 
 export type JoinRequest =
   | { readonly type: 'describe' }
@@ -29,6 +31,8 @@ export type JoinAnswer =
       readonly type: 'issued';
       readonly certificate: Uint8Array;
       readonly authority: Uint8Array;
+      /** Further CAs to trust from now on. */
+      readonly trusted: readonly Uint8Array[];
       readonly addresses: readonly string[];
     }
   | { readonly type: 'refusal'; readonly code: string; readonly message: string; readonly retryAfterMs: number };
@@ -95,9 +99,10 @@ export function decodeAnswer(bytes: Uint8Array): JoinAnswer {
     return { type: 'description', authority };
   }
   if (m.body !== 'issued') throw malformed('the answer is none that this version knows');
-  const { certificate, authority, addresses } = m.issued as kubebus.join.Issued;
+  const { certificate, authority, addresses, trusted } = m.issued as kubebus.join.Issued;
   if (certificate.length === 0 || authority.length === 0) throw malformed('the answer lacks a certificate');
-  return { type: 'issued', certificate, authority, addresses };
+  if (trusted.length > MAX_TRUSTED) throw malformed(`the answer names more than ${MAX_TRUSTED} further CAs`);
+  return { type: 'issued', certificate, authority, trusted, addresses };
 }
 
 /** Collects exactly one message from any split of bytes. */

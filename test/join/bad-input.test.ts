@@ -249,7 +249,7 @@ test('what a cloud issues is checked: name, key, signature, CA, and that it answ
     const der = foreignKey
       ? new X509Certificate((await signer.issue({ name, days: 1, names })).cert).raw
       : (await signer.certify(key, { name, names, lifetime: 86_400_000 })).der;
-    return { type: 'issued', certificate: der, authority: shown.der, addresses: [] };
+    return { type: 'issued', certificate: der, authority: shown.der, trusted: [], addresses: [] };
   };
   const cases: [string, RegExp, (r: JoinRequest) => Promise<JoinAnswer | Uint8Array>][] = [
     ['ERR_CERTIFICATE', /is for acme\/edge-9/, (r) => issue(r, { name: 'edge-9' })],
@@ -261,7 +261,7 @@ test('what a cloud issues is checked: name, key, signature, CA, and that it answ
     [
       'ERR_JOIN_MALFORMED',
       /no certificate/,
-      async () => ({ type: 'issued', certificate: Uint8Array.of(1), authority: ca.der, addresses: [] }),
+      async () => ({ type: 'issued', certificate: Uint8Array.of(1), authority: ca.der, trusted: [], addresses: [] }),
     ],
     ['ERR_JOIN_MALFORMED', /decoded/, async () => Uint8Array.of(0, 0, 0, 1, 0xff)],
     ['ERR_JOIN_MALFORMED', /longer than/, async () => Uint8Array.of(0xff, 0, 0, 0)],
@@ -299,7 +299,7 @@ test('renewing: without a certificate, with a foreign one, with one of a tenant 
   await expect('ERR_CERTIFICATE');
   const stranger = await createAuthority('KubeBus CA', 1);
   await expect('ERR_CERTIFICATE', await stranger.issue({ name: 'x', days: 1, names: nodeNames('acme', 'edge-1', []) }));
-  const ca = (authority as unknown as { ca: Authority }).ca;
+  const ca = (authority as unknown as { ca: { current: Authority } }).ca.current;
   await expect('ERR_TENANT_UNKNOWN', await ca.issue({ name: 'x', days: 1, names: nodeNames('gone', 'edge-1', []) }));
   await expect('ERR_CERTIFICATE', await ca.issue({ name: 'x', days: 1, names: cloudNames('cloud', []) }));
   const two = [...nodeNames('acme', 'a', []), ...nodeNames('blue', 'a', [])];

@@ -21,7 +21,7 @@ function ledger(scope: Partial<TokenScope> = {}) {
 /** Admits and signs. */
 function joined(l: ReturnType<typeof ledger>, key: string, serial: string, now = NOW, life = 7 * DAY) {
   const { record } = l.admit(now, key);
-  l.book.issued(record, serial, now + life);
+  l.book.issued(record, serial, now + life, 'CA');
   return record;
 }
 
@@ -73,7 +73,7 @@ test('a token for its name replaces a device: its certificates count no longer, 
   l.book.createToken(NOW, 'id2', hash(2), { tenant: 'acme', node: 'edge-1' });
   const { record, replaced } = l.book.admit(NOW, { id: 'id2', hash: hash(2), key: 'k2', node: '', suggestion: '' });
   t.true(replaced);
-  l.book.issued(record, '02', NOW + DAY);
+  l.book.issued(record, '02', NOW + DAY, 'CA');
   t.is(l.book.judge({ tenant: 'acme', node: 'edge-1', serial: '01' })?.code, 'ERR_CERTIFICATE');
   t.is(l.book.judge({ tenant: 'acme', node: 'edge-1', serial: '02' }), null);
   t.is(l.book.judge({ tenant: 'acme', node: 'edge-1' })?.code, 'ERR_CERTIFICATE', 'no serial is none of ours');
@@ -119,7 +119,7 @@ test('a revoked node is out, cannot renew or join with an open token, until it i
   l.book.revokeNode(NOW, 'acme', 'edge-1');
   l.book.createToken(NOW, 'id2', hash(2), { tenant: 'acme', node: 'edge-1' });
   const again = l.book.admit(NOW, { id: 'id2', hash: hash(2), key: 'k1', node: '', suggestion: '' });
-  l.book.issued(again.record, '02', NOW + DAY);
+  l.book.issued(again.record, '02', NOW + DAY, 'CA');
   t.is(l.book.judge({ ...peer, serial: '02' }), null);
   t.is(l.book.judge(peer)?.code, 'ERR_CERTIFICATE', 'what was revoked stays out');
 

@@ -42,6 +42,7 @@ const answers: fc.Arbitrary<JoinAnswer> = fc.oneof(
     type: fc.constant('issued' as const),
     certificate: fc.uint8Array({ minLength: 1 }),
     authority: fc.uint8Array({ minLength: 1 }),
+    trusted: fc.array(fc.uint8Array({ minLength: 1, maxLength: 600 }), { maxLength: 4 }),
     addresses: fc.array(fc.webUrl(), { maxLength: 3 }),
   }),
   fc.record({
@@ -166,6 +167,9 @@ test('a message is bounded before it is collected, alone on its connection, and 
     return b;
   };
   const malformed = { code: 'ERR_JOIN_MALFORMED' };
+  const many = Array.from({ length: 5 }, () => Uint8Array.of(1));
+  const issued = { certificate: Uint8Array.of(1), authority: Uint8Array.of(1), trusted: many, addresses: [] };
+  t.throws(() => decodeAnswer(encodeAnswer({ type: 'issued', ...issued }).subarray(4)), malformed);
   t.throws(() => new MessageReader().push(header(MAX_MESSAGE + 1)), malformed);
   t.throws(() => new MessageReader().push(new Uint8Array(MAX_MESSAGE + 5)), malformed);
   t.is(new MessageReader().push(header(MAX_MESSAGE)), null);

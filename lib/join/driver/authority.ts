@@ -1,8 +1,7 @@
 // Edge: the cloud's side of joining: its CA, the ledger of tokens and nodes on disk, its own certificate, and the service that
 // nodes call (docs/spec/join.md). `lib/cloud.ts` sees it as a CloudAuthority.
 
-import { createHash, randomBytes } from 'node:crypto';
-import { mkdir, open, readFile, rename, rm } from 'node:fs/promises';
+import { createHash, randomBytes, X509Certificate } from 'node:crypto';
 import { join } from 'node:path';
 import type * as x509 from '@peculiar/x509';
 import { type Clock, KubeBusError, type Logger, MS, silentLogger, systemClock, type Timer } from '../../core/index.js';
@@ -20,15 +19,8 @@ import {
 } from '../ledger.js';
 import { JOIN_PROTOCOL, type JoinAnswer, type JoinRequest } from '../messages.js';
 import { formatToken, TOKEN_ID_BYTES, TOKEN_SECRET_BYTES, toHex } from '../token.js';
-import {
-  type Authority,
-  certificateUris,
-  cloudNames,
-  createAuthority,
-  keyHash,
-  nodeNames,
-  openAuthority,
-} from './pki.js';
+import { Authorities } from './authorities.js';
+import { certificateUris, cloudNames, keyHash, nodeNames } from './pki.js';
 import { requestedKey } from './request.js';
 import { serveJoin } from './serve.js';
 
@@ -80,6 +72,8 @@ export class JoinAuthority implements CloudAuthority {
   private readonly date: () => number;
   private readonly tlsListeners = new Set<() => void>();
   private readonly outcasts = new Set<(outcast: Outcast) => void>();
+  /** Fingerprint of the CA that signs nodes. */
+  private readonly issuer: string;
   private material!: TlsMaterial;
   private timer: Timer | null = null;
   private closed = false;
@@ -90,7 +84,7 @@ export class JoinAuthority implements CloudAuthority {
   /** Throws ERR_STATE. */
   static async open(options: JoinAuthorityOptions): Promise<JoinAuthority> {
     const { clock = systemClock, logger = silentLogger, stateDir } = options;
-    const ca = await openOrCreate(stateDir);
+    const ca = await Authorities.open(stateDir);
     const state = await StateFile.open({ path: join(stateDir, 'joins.json'), clock, logger });
     const authority = new JoinAuthority(options, ca, state);
     await authority.certifyCloud();
@@ -99,9 +93,10 @@ export class JoinAuthority implements CloudAuthority {
 
   private constructor(
     private readonly options: JoinAuthorityOptions,
-    private readonly ca: Authority,
+    private readonly ca: Authorities,
     private readonly state: StateFile,
   ) {
+    this.issuer = new X509Certificate(ca.issuer.cert).fingerprint256;
     const { clock = systemClock, logger = silentLogger, date = Date.now } = options;
     this.clock = clock;
     this.logger = logger;
@@ -134,7 +129,7 @@ export class JoinAuthority implements CloudAuthority {
 
   /** Certificate of the CA (PEM), for nodes that are certified by hand. */
   get certificate(): string {
-    return this.ca.cert;
+    return this.ca.current.cert;
   }
 
   // ---- for the operator
@@ -146,7 +141,7 @@ export class JoinAuthority implements CloudAuthority {
     const id = randomBytes(TOKEN_ID_BYTES);
     const secret = randomBytes(TOKEN_SECRET_BYTES);
     const record = this.ledger.createToken(this.date(), toHex(id), sha256(secret), scope);
-    const text = formatToken({ addresses: this.options.addresses(), authority: this.ca.hash, id, secret });
+    const text = formatToken({ addresses: this.options.addresses(), authority: this.ca.current.hash, id, secret });
     try {
       await this.persist();
     } catch (error) {
@@ -217,7 +212,7 @@ export class JoinAuthority implements CloudAuthority {
   // ---- requests
 
   private async answer(request: JoinRequest, peer: ServicePeer): Promise<JoinAnswer> {
-    if (request.type === 'describe') return { type: 'description', authority: this.ca.der };
+    if (request.type === 'describe') return { type: 'description', authority: this.ca.current.der };
     return request.type === 'enroll' ? this.enroll(request, peer) : this.renew(peer);
   }
 
@@ -262,16 +257,22 @@ export class JoinAuthority implements CloudAuthority {
   /** The answer goes out only when the disk knows of it. */
   private async issue(record: NodeRecord, publicKey: Uint8Array): Promise<JoinAnswer> {
     const { tenant, node, prefixes } = record;
-    const certificate = await this.ca.certify(publicKey, {
+    const certificate = await this.ca.issuer.certify(publicKey, {
       name: `${tenant}/${node}`,
       names: nodeNames(tenant, node, prefixes),
       lifetime: this.options.nodeLifetimeMs ?? 7 * DAY,
       now: this.date(),
     });
-    this.ledger.issued(record, certificate.serial, certificate.expires);
+    this.ledger.issued(record, certificate.serial, certificate.expires, this.issuer);
     await this.persist();
     const addresses = this.options.addresses();
-    return { type: 'issued', certificate: certificate.der, authority: this.ca.der, addresses };
+    return {
+      type: 'issued',
+      certificate: certificate.der,
+      authority: this.ca.current.der,
+      trusted: this.ca.others,
+      addresses,
+    };
   }
 
   // ---- helpers
@@ -281,8 +282,8 @@ export class JoinAuthority implements CloudAuthority {
     const { name = 'cloud', hosts, cloudLifetimeMs = 30 * DAY } = this.options;
     const now = this.date();
     const names = cloudNames(name, hosts);
-    const issued = await this.ca.issue({ name, names, days: cloudLifetimeMs / DAY, server: true, now });
-    this.material = { ...issued, ca: this.ca.cert };
+    const issued = await this.ca.current.issue({ name, names, days: cloudLifetimeMs / DAY, server: true, now });
+    this.material = { ...issued, ca: this.ca.bundle };
     for (const listener of this.tlsListeners) listener();
     const due = now + (cloudLifetimeMs * 2) / 3;
     const look = () => {
@@ -339,42 +340,6 @@ function heldBy(cert: x509.X509Certificate) {
     expires: cert.notAfter.getTime(),
     prefixes: uris.flatMap((uri) => (uri.startsWith('kubebus-prefix:') ? [uri.slice('kubebus-prefix:'.length)] : [])),
   };
-}
-
-async function openOrCreate(dir: string): Promise<Authority> {
-  const fail = (cause: unknown) =>
-    new KubeBusError('ERR_STATE', `the CA in ${dir}: ${(cause as Error).message}`, { cause });
-  const [crt, key] = [join(dir, 'ca.crt'), join(dir, 'ca.key')];
-  try {
-    return await openAuthority(await readFile(crt, 'utf8'), await readFile(key, 'utf8'));
-  } catch (cause) {
-    if ((cause as NodeJS.ErrnoException).code !== 'ENOENT') throw fail(cause);
-  }
-  try {
-    // A certificate without its key is no half-made CA (the key is written first): making another would strand all nodes.
-    const alone = await readFile(crt, 'utf8').catch(() => null);
-    if (alone !== null) throw new Error('ca.key is missing: restore it, or move ca.crt away to start anew');
-    const made = await createAuthority('KubeBus CA');
-    await mkdir(dir, { recursive: true, mode: 0o700 });
-    await writeDurably(key, made.key, 0o600);
-    await writeDurably(crt, made.cert, 0o644);
-    return made;
-  } catch (cause) {
-    throw fail(cause);
-  }
-}
-
-async function writeDurably(path: string, text: string, mode: number): Promise<void> {
-  const fresh = `${path}.new`;
-  await rm(fresh, { force: true });
-  const file = await open(fresh, 'wx', mode);
-  try {
-    await file.writeFile(text);
-    await file.sync();
-  } finally {
-    await file.close();
-  }
-  await rename(fresh, path);
 }
 
 function sha256(bytes: Uint8Array): string {

@@ -33,7 +33,7 @@ export type ServiceDialer = (
 export interface Certified {
   readonly tenant: string;
   readonly node: string;
-  /** PEM. */
+  /** PEM; of the CAs one or several. */
   readonly certificate: string;
   readonly authority: string;
   readonly addresses: readonly string[];
@@ -80,7 +80,7 @@ export class JoinClient {
       socket.verify(ca);
       const { id, secret } = token;
       const answer = await exchange({ type: 'enroll', token: id, secret, node, suggestion, request });
-      return checked(answer, { authority, ca, key }, node === '' ? {} : { node });
+      return checked(answer, { authorities: [authority], key }, node === '' ? {} : { node });
     });
   }
 
@@ -92,7 +92,7 @@ export class JoinClient {
     const { certificate: cert, key, authority: ca, tenant, node } = held;
     return this.conversation(address, { ca, cert, key }, signal, async (exchange) => {
       const answer = await exchange({ type: 'renew' });
-      return checked(answer, { authority: new X509Certificate(ca), ca, key: createPrivateKey(key) }, { tenant, node });
+      return checked(answer, { authorities: certificates(ca), key: createPrivateKey(key) }, { tenant, node });
     });
   }
 
@@ -174,26 +174,44 @@ function pinned(der: Uint8Array, token: Token, address: string): X509Certificate
   );
 }
 
+/** Those in a PEM text. */
+function certificates(pem: string): X509Certificate[] {
+  const texts = pem.match(/-----BEGIN CERTIFICATE-----[\s\S]+?-----END CERTIFICATE-----/g) ?? [];
+  return texts.map((text) => new X509Certificate(text));
+}
+
 /** The certificate is for our key, from our CA, for the name we want, and says what a link will say. */
 function checked(
   answer: JoinAnswer,
-  ours: { authority: X509Certificate; ca: string; key: KeyObject },
+  ours: { authorities: readonly X509Certificate[]; key: KeyObject },
   wanted: { tenant?: string; node?: string },
 ): Certified {
   if (answer.type !== 'issued') throw unexpected();
-  const { authority, ca, key } = ours;
+  const { authorities, key } = ours;
   const cert = parse(answer.certificate);
   const wrong = (what: string) =>
     new KubeBusError('ERR_CERTIFICATE', `the certificate that the cloud issued ${what}`, { side: 'remote' });
-  if (!authority.raw.equals(answer.authority)) throw wrong('comes with another CA than the one that was pinned');
-  if (!cert.checkIssued(authority) || !cert.verify(authority.publicKey)) throw wrong('is not signed by the pinned CA');
+  if (!authorities.some((ca) => ca.raw.equals(answer.authority)))
+    throw wrong('comes with another CA than the one that was pinned');
+  // Whoever has the pinned CA's word may be told of its successor.
+  const trusted = [answer.authority, ...answer.trusted].map(parse);
+  if (!trusted.every((ca) => ca.ca)) throw wrong('comes with a CA that is none');
+  if (!trusted.some((ca) => cert.checkIssued(ca) && cert.verify(ca.publicKey)))
+    throw wrong('is not signed by the pinned CA');
   if (!cert.checkPrivateKey(key)) throw wrong('is for another key than ours');
   const named = [...(cert.subjectAltName ?? '').matchAll(/(?:^|, )URI:kubebus:\/\/([a-z0-9-]+)\/([a-z0-9-]+)(?=,|$)/g)];
   const [, tenant = '', node = ''] = named[0] ?? [];
   if (named.length !== 1) throw wrong('does not name exactly one node');
   if ((wanted.tenant ?? tenant) !== tenant || (wanted.node ?? node) !== node) throw wrong(`is for ${tenant}/${node}`);
   const expires = Date.parse(cert.validTo);
-  return { tenant, node, certificate: cert.toString(), authority: ca, addresses: answer.addresses, expires };
+  return {
+    tenant,
+    node,
+    certificate: cert.toString(),
+    authority: trusted.map(String).join(''),
+    addresses: answer.addresses,
+    expires,
+  };
 }
 
 function refusal(answer: Extract<JoinAnswer, { type: 'refusal' }>): JoinRefused {

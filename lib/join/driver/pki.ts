@@ -51,8 +51,6 @@ export interface Authority extends Issued {
   issue(request: Omit<CertificateRequest, 'lifetime'> & { days: number }): Promise<Issued>;
   /** `key`: its SubjectPublicKeyInfo. */
   certify(key: Uint8Array, request: CertificateRequest): Promise<Certificate>;
-  /** The certificate if this CA signed it, whatever its dates; otherwise null. */
-  verify(der: Uint8Array): Promise<x509.X509Certificate | null>;
 }
 
 /** Makes a new CA. */
@@ -127,16 +125,18 @@ function authority(ca: x509.X509Certificate, key: string): Authority {
       const { der } = await certify(publicKey, { ...request, lifetime: days * DAY });
       return { cert: pem('CERTIFICATE', der), key: await keyPem(keys.privateKey) };
     },
-    async verify(bytes) {
-      try {
-        const cert = new x509.X509Certificate(bytes);
-        const ours = cert.issuer === ca.subject && (await cert.verify({ publicKey: ca, signatureOnly: true }));
-        return ours ? cert : null;
-      } catch {
-        return null; // bytes of a stranger that are no certificate
-      }
-    },
   };
+}
+
+/** The certificate if this CA (PEM) signed it, whatever its dates; otherwise null. */
+export async function signedBy(ca: string, der: Uint8Array): Promise<x509.X509Certificate | null> {
+  try {
+    const [authority, cert] = [new x509.X509Certificate(ca), new x509.X509Certificate(der)];
+    const ours = cert.issuer === authority.subject;
+    return ours && (await cert.verify({ publicKey: authority, signatureOnly: true })) ? cert : null;
+  } catch {
+    return null; // bytes of a stranger that are no certificate
+  }
 }
 
 /** Names a key in records: SHA-256 of its SubjectPublicKeyInfo, hexadecimal. */
