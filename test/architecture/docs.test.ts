@@ -1,6 +1,9 @@
 // Pages that are made from the code (`npm run docs`) say what the code says.
 
+import { execFile } from 'node:child_process';
 import { readFileSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
 import test from 'ava';
 import { TCP_TRANSITIONS } from '../../lib/l4/tcp/state.js';
 
@@ -25,4 +28,13 @@ test('docs/rfc-map.md: every mechanism of TCP that the RFCs define has code and 
     t.regex(row?.[2] ?? '', /\.ts/, `RFC ${rfc}: code`);
     t.regex(row?.[3] ?? '', /\.(ts|drill)/, `RFC ${rfc}: tests`);
   }
+});
+
+test('docs/l4-rules.md has every rule of test/mutants, and each of these still fits the code', async (t) => {
+  const script = fileURLToPath(new URL('../../scripts/mutants.mjs', import.meta.url));
+  // Fails with what does not fit.
+  await promisify(execFile)(process.execPath, [script, '--check']).catch((error: { stdout: string }) => {
+    t.fail(error.stdout);
+  });
+  t.pass();
 });
