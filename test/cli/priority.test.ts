@@ -48,9 +48,9 @@ test('a daemon runs before ordinary programs while it carries bulk, and as one o
   const bulk = (async () => {
     while (!enough) if (!socket.write(chunk)) await once(socket, 'drain');
   })();
-  await until('a real-time policy beside bulk', 60_000, () => policy(cloud.pid) === 2);
-  // As chrt(1) prints it: what the process starts is an ordinary program.
-  t.regex(spawnSync('chrt', ['-p', String(cloud.pid)], { encoding: 'utf8' }).stdout, /SCHED_RR\|SCHED_RESET_ON_FORK/);
+  // As chrt(1) prints it: what the process starts is an ordinary program. Beside other work the stream may fall below bulk now and then.
+  const chrt = () => spawnSync('chrt', ['-p', String(cloud.pid)], { encoding: 'utf8' }).stdout;
+  await until('a real-time policy beside bulk', 60_000, () => /SCHED_RR\|SCHED_RESET_ON_FORK/.test(chrt()));
   enough = true;
   await bulk;
   socket.destroy();
