@@ -7,7 +7,7 @@ import test from 'ava';
 import { mendResponse } from '../../lib/http-proxy/mend.js';
 import { clientKey, RateLimiter } from '../../lib/http-proxy/rate-limit.js';
 import { createAuthority } from '../../lib/join/driver/pki.js';
-import { ask, makeWorld, until, type World } from './support/world.js';
+import { ask, makeWorld, raw, until, type World } from './support/world.js';
 
 const worlds: Record<'always' | 'never', World> = {} as never;
 const servers: net.Server[] = [];
@@ -64,7 +64,10 @@ test.before(async () => {
         }),
       { public: true },
     );
-    await until(() => world.cloud.services.list().length === 3);
+    edge.publish('host', (req, res) => res.end(`${req.headers.host} ${req.headers['x-forwarded-host']}`), {
+      public: true,
+    });
+    await until(() => world.cloud.services.list().length === 4);
   }
 });
 test.after.always(async () => {
@@ -126,6 +129,15 @@ test.serial('connections count from their first byte, not from the end of their 
   await Promise.race(silent.map((s) => once(s.resume(), 'close')));
   t.is(silent.filter((s) => !s.destroyed).length, 3);
   for (const s of silent) s.destroy();
+});
+
+test.serial('the host of an absolute target counts, and no other goes on (RFC 9112 §3.2.2)', async (t) => {
+  const { gateway } = worlds.always;
+  const answer = await raw(
+    gateway,
+    'GET http://good.test/acme/edge-1/host/ HTTP/1.1\r\nHost: evil.test\r\nConnection: close\r\n\r\n',
+  );
+  t.regex(answer, /\r\n\r\ngood\.test good\.test$/);
 });
 
 test('a Refresh field of spaces takes no time', (t) => {

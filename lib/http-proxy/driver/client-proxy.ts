@@ -216,7 +216,7 @@ export class ClientProxy {
     }
     const host = isHttp2(req)
       ? ((req.headers[':authority'] as string | undefined) ?? req.headers.host)
-      : req.headers.host;
+      : (authorityOf(req.url!) ?? req.headers.host);
     const addressed = this.addressed(req, host);
     if ('failure' in addressed) {
       const code = addressed.failure === 'bad' ? 'ERR_HTTP_BAD_REQUEST' : 'ERR_HTTP_ADDRESS';
@@ -330,6 +330,12 @@ type Found = Known | { readonly id: string; readonly failure: HttpFailure };
 interface Aim {
   path: string;
   headers: string[];
+}
+
+/** RFC 9112 §3.2.2: the host of an absolute target counts, and what Host says is not passed on. */
+function authorityOf(target: string): string | undefined {
+  if (target.charCodeAt(0) === 0x2f) return undefined;
+  return /^https?:\/\/([\w\-.:[\]]+)(?=[/?]|$)/i.exec(target)?.[1];
 }
 
 function withoutDirect({ direct: _direct, ...route }: Route): Route {
