@@ -18,9 +18,12 @@ export async function foreignServer(
     const port = await freeJustNow();
     const child = spawn(program, await prepare(port), { stdio: 'ignore' });
     const gone = once(child, 'exit');
-    t.teardown(() => {
-      child.kill('SIGKILL');
-      return gone;
+    t.teardown(async () => {
+      // In order, where it can: a killed nginx leaves its worker behind.
+      child.kill('SIGTERM');
+      const late = setTimeout(() => child.kill('SIGKILL'), 5_000);
+      await gone;
+      clearTimeout(late);
     });
     if (await listens(child, port)) return port;
   }
