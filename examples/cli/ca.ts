@@ -1,6 +1,7 @@
 // `kubebus ca`: a CA and the certificates of clouds and nodes.
 
 import { Argument, Command } from 'commander';
+import type { RotationStep } from '../../lib/join/driver/authorities.js';
 import { host, type Io, integer, list, message, name, prefix, text, UsageError } from './common.js';
 
 // The certificate library is large: only this command loads it.
@@ -55,11 +56,13 @@ export function caCommand(io: Io): Command {
   ca.command('rotate')
     .description('replace the CA of a hub that signs its nodes, in three steps; start the hub again after each')
     .addArgument(
-      new Argument('<step>', 'begin: make the next one; switch: once all nodes have renewed; finish').choices(STEPS),
+      new Argument('<step>', 'begin: make the next one; switch: once all nodes have renewed; finish').choices(
+        Object.keys(NEXT),
+      ),
     )
     .option('--state <folder>', 'state folder of the hub', text, '/var/lib/kubebus')
     .option('--force', 'switch: also while nodes have not been told of it; they will need a token')
-    .action(async (step: (typeof STEPS)[number], o: { state: string; force?: true }) => {
+    .action(async (step: RotationStep, o: { state: string; force?: true }) => {
       const { rotateAuthority } = await import('../../lib/join/driver/authorities.js');
       await rotateAuthority(o.state, step, o.force === true);
       io.out.write(`${NEXT[step]}\n`);
@@ -67,8 +70,7 @@ export function caCommand(io: Io): Command {
   return ca;
 }
 
-const STEPS = ['begin', 'switch', 'finish'] as const;
-const NEXT = {
+const NEXT: Readonly<Record<RotationStep, string>> = {
   begin:
     "start the hub again; when all nodes have renewed their certificates (two thirds of their life), 'kubebus ca rotate switch'",
   switch: "start the hub again; when no certificate of the old CA is in use any more, 'kubebus ca rotate finish'",

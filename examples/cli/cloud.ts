@@ -22,6 +22,7 @@ import {
   name,
   prefix,
   text,
+  twice,
   UsageError,
   untilStopped,
 } from './common.js';
@@ -112,11 +113,6 @@ function tenantTun(text: string): { tenant: string; device?: string } {
   const at = text.indexOf('=');
   if (at < 0) return { tenant: name(text) };
   return { tenant: name(text.slice(0, at)), device: device(text.slice(at + 1)) };
-}
-
-/** The first value that is there twice. */
-function twice(values: readonly string[]): string | undefined {
-  return values.find((value, i) => values.indexOf(value) < i);
 }
 
 export function cloudCommand(io: Io): Command {

@@ -63,6 +63,11 @@ export function integer(min: number, max: number) {
   };
 }
 
+/** The first value that is there twice. */
+export function twice(values: readonly string[]): string | undefined {
+  return values.find((value, i) => values.indexOf(value) < i);
+}
+
 /** A text that must not be empty: a path, mostly. */
 export function text(value: string): string {
   if (value === '') throw new InvalidArgumentError('it is empty');

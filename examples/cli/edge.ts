@@ -18,6 +18,7 @@ import {
   name,
   prefix,
   text,
+  twice,
   UsageError,
   untilStopped,
 } from './common.js';
@@ -191,12 +192,11 @@ async function byFiles(o: NodeFlags): Promise<Who> {
 async function run(kind: 'edge' | 'router', o: NodeFlags, io: Io): Promise<void> {
   const who = await (joins(o) ? byToken(o, io) : byFiles(o));
   const advertise = o.advertise ?? [];
-  const again = advertise.find((a, i) => advertise.findIndex((b) => b.prefix === a.prefix) < i);
-  if (again !== undefined) throw new UsageError(`option '--advertise': ${again.prefix} is there twice`);
-  const services = (o.publish ?? []).map((p) => p.name);
-  const twice = services.find((service, i) => services.indexOf(service) < i);
-  if (twice !== undefined)
-    throw new UsageError(`option '--publish': ${twice} is there twice: give all its URLs at once`);
+  const prefixAgain = twice(advertise.map((a) => a.prefix));
+  if (prefixAgain !== undefined) throw new UsageError(`option '--advertise': ${prefixAgain} is there twice`);
+  const serviceAgain = twice((o.publish ?? []).map((p) => p.name));
+  if (serviceAgain !== undefined)
+    throw new UsageError(`option '--publish': ${serviceAgain} is there twice: give all its URLs at once`);
   if (kind === 'router') {
     if (advertise.length === 0)
       throw new UsageError("option '--advertise' is missing: a router needs the subnets behind it");

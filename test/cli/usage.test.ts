@@ -6,7 +6,7 @@ import { createServer } from 'node:net';
 import test from 'ava';
 import { createAuthority, save } from '../../lib/join/driver/pki.js';
 import { makePki, type Pki, writeFiles } from './support/pki.js';
-import { run } from './support/run.js';
+import { refused, run } from './support/run.js';
 
 let pki: Pki;
 
@@ -22,16 +22,6 @@ test.before(async () => {
 });
 
 test.after.always(() => pki.remove());
-
-/** Exit code 2, nothing on standard output, exactly one line on standard error. */
-async function refused(t: import('ava').ExecutionContext, argv: string[], expected: RegExp): Promise<void> {
-  const { code, out, err } = await run(...argv);
-  const what = argv.join(' ');
-  t.is(code, 2, `${what}: ${err}`);
-  t.is(out, '', what);
-  t.regex(err, /^kubebus: [^\n]+\n$/, what);
-  t.regex(err, expected, what);
-}
 
 test('commands and options that do not exist', async (t) => {
   await refused(t, [], /name a command/);

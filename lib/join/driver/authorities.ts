@@ -54,8 +54,7 @@ export class Authorities {
   }
 }
 
-export const ROTATION_STEPS = ['begin', 'switch', 'finish'] as const;
-export type RotationStep = (typeof ROTATION_STEPS)[number];
+export type RotationStep = 'begin' | 'switch' | 'finish';
 
 /**
  * One step of replacing the CA, in the folder of a cloud that is started again afterwards. `switch` throws ERR_STATE while nodes that may
